@@ -1,0 +1,87 @@
+"""Names of matrices: choose them by glob pattern, and read a layer's number out of them."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+
+def select(
+    names: Iterable[str],
+    targets: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+) -> list[str]:
+    """Choose names by glob patterns.
+
+    A pattern matches a whole name or whole trailing components of it: "q_proj" and "self_attn.q_proj" both match
+    "model.layers.0.self_attn.q_proj"; "*.mlp.*" matches everything inside an MLP.
+
+    Args:
+        names: the names to choose from.
+        targets: one pattern or several; None chooses every name.
+        exclude: one pattern or several whose matches are dropped; None drops nothing.
+
+    Returns:
+        The chosen names, in the order of `names`.
+
+    Raises:
+        TypeError: a pattern is not a string.
+        ValueError: a pattern matches nothing; the message gives the closest names.
+
+    Example:
+        >>> names = ["layers.0.attn.q_proj", "layers.0.mlp.up_proj", "head"]
+        >>> select(names, targets=["q_proj", "head"])
+        ['layers.0.attn.q_proj', 'head']
+        >>> select(names, exclude="*.mlp.*")
+        ['layers.0.attn.q_proj', 'head']
+    """
+    names = list(names)
+    chosen = set(names) if targets is None else _matches(names, targets, "targets")
+    dropped = set() if exclude is None else _matches(names, exclude, "exclude")
+    return [name for name in names if name in chosen and name not in dropped]
+
+
+def locate(name: str) -> tuple[int | None, str]:
+    """Split a matrix's name into its layer and its kind.
+
+    Args:
+        name: a dotted path, as `matrices` gives it.
+
+    Returns:
+        The layer (the first component that is an integer, or None), and the kind: what follows the integer, or what
+        stands before it when nothing follows ("layer" when nothing does either); the whole name without an integer.
+
+    Example:
+        >>> locate("model.layers.3.self_attn.q_proj")
+        (3, 'self_attn.q_proj')
+        >>> locate("features.0"), locate("0"), locate("lm_head")
+        ((0, 'features'), (0, 'layer'), (None, 'lm_head'))
+    """
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        if part.isdecimal():
+            return int(part), ".".join(parts[position + 1 :] or parts[:position]) or "layer"
+    return None, name
+
+
+def _matches(names: list[str], patterns: str | Sequence[str], argument: str) -> set[str]:
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    found: set[str] = set()
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                f"{argument} holds {pattern!r} of type {type(pattern).__name__}; give glob patterns as strings"
+            )
+        hits = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
+        if not hits:
+            raise ValueError(
+                f"{argument}: {pattern!r} matches none of {len(names)} names; closest: {_closest(pattern, names)}"
+            )
+        found |= hits
+    return found
+
+
+def _closest(pattern: str, names: list[str]) -> str:
+    """Up to three names, or trailing parts of names, that look like the pattern."""
+    ends = {".".join(name.split(".")[start:]): None for name in names for start in range(name.count(".") + 1)}
+    close = get_close_matches(pattern.strip("*."), list(ends), n=3, cutoff=0.3)
+    return ", ".join(close or names[:3]) or "(there are no names)"

@@ -1,0 +1,98 @@
+"""Which of a module's own parameters are matrices, and how each is laid out; by duck typing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from eckart.nn.layers import FactoredLinear, PivotedLinear
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one parameter holds a matrix (m, n), or a stack of them."""
+
+    parameter: str
+    kind: str
+    shape: tuple[int, int]
+    stack: int = 1
+    transposed: bool = False
+
+
+def layouts(module: nn.Module, path: str = "") -> Iterator[Layout]:
+    """Yield the layout of each matrix that the module itself owns (not its children).
+
+    Args:
+        module: any module.
+        path: its dotted path in the model; "experts" in it marks 3-D parameters as stacks.
+
+    Example:
+        >>> [(layout.kind, layout.shape) for layout in layouts(nn.Linear(6, 4))]
+        [('linear', (4, 6))]
+    """
+    if isinstance(module, FactoredLinear | PivotedLinear):
+        yield Layout("weight", "linear", (module.out_features, module.in_features))
+        return
+    if "weight" in _owned(module):
+        layout = _weight_layout(module, module.weight)
+        if layout is not None:
+            yield layout
+    if isinstance(module, nn.MultiheadAttention):
+        for name in _ATTENTION_WEIGHTS:
+            if isinstance(W := getattr(module, name, None), Tensor):
+                yield Layout(name, "attention", _pair(W))
+    if _holds_experts(module, path):
+        for name in _owned(module):
+            W = getattr(module, name)
+            if isinstance(W, Tensor) and W.ndim == 3 and W.is_floating_point() and not name.endswith("bias"):
+                transposed = _experts_transposed(module, name, W)
+                yield Layout(name, "experts", _pair(W.mT if transposed else W), len(W), transposed)
+
+
+def _owned(module: nn.Module) -> list[str]:
+    """The names of the module's own parameters, parametrized ones included."""
+    names = [name for name, parameter in module._parameters.items() if parameter is not None]
+    return names + (list(module.parametrizations) if parametrize.is_parametrized(module) else [])
+
+
+def _weight_layout(module: nn.Module, W: object) -> Layout | None:
+    """The layout of an attribute `weight`, or None for a layer whose matrix is not known."""
+    if not isinstance(W, Tensor) or not W.is_floating_point():
+        return None
+    if isinstance(module, _CONVOLUTIONS):
+        return Layout("weight", "conv", (len(W) // module.groups, prod(W.shape[1:])), module.groups)
+    if W.ndim != 2:
+        return None
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return Layout("weight", "embedding", _pair(W))
+    if tuple(W.shape) == (getattr(module, "out_features", None), getattr(module, "in_features", None)):
+        return Layout("weight", "linear", _pair(W))
+    if W.shape[1] == getattr(module, "nf", None):
+        return Layout("weight", "conv1d", _pair(W.T), transposed=True)
+    return None
+
+
+def _holds_experts(module: nn.Module, path: str) -> bool:
+    if isinstance(module, _CONVOLUTIONS):
+        return False
+    return "expert" in type(module).__name__.lower() or "experts" in path.split(".")
+
+
+def _experts_transposed(module: nn.Module, name: str, W: Tensor) -> bool:
+    """Whether a stack is stored (E, in, out): as the module says, else by which side is the model's width."""
+    if isinstance(said := getattr(module, "is_transposed", None), bool):
+        return said
+    width = getattr(module, "hidden_size", getattr(module, "hidden_dim", None))
+    if width not in W.shape[1:] or W.shape[1] == W.shape[2]:
+        return False
+    out_is_width = "down" in name
+    return W.shape[2 if out_is_width else 1] == width
+
+
+def _pair(W: Tensor) -> tuple[int, int]:
+    return W.shape[-2], W.shape[-1]
