@@ -1,0 +1,26 @@
+"""eckart: see, adapt, train and compress neural networks through their low-rank structure.
+
+The verbs are imported when they are first used, so that `import eckart` costs hardly more than `import torch`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {"measure": "eckart.spectra", "Profile": "eckart.spectra", "Recorder": "eckart.spectra"}
+
+__all__ = ["Profile", "Recorder", "__version__", "measure"]
+
+if TYPE_CHECKING:
+    from eckart.spectra import Profile, Recorder, measure
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'eckart' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,80 @@
+"""What one pass over data shows: gradients and activations, from one `eckart.nn.observe`.
+
+The spectrum of activations is that of the centred inputs of a matrix divided by √tokens: σ = √λ of their covariance.
+All its values are known in either mode, since the covariance is at hand.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from eckart import linalg
+from eckart.nn import Observation, observe
+
+from .entry import Entry, complete_entry
+from .spectrum import Progress, Source, entry_of, measure_all
+from .weights import Patterns, members
+
+WANTED = {"gradients": {"gradient"}, "activations": {"input_covariance", "input_sample"}}
+
+
+def measure_passes(
+    model: nn.Module,
+    batches: Iterable[Any],
+    of: Collection[str],
+    *,
+    mode: str,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    targets: Patterns = None,
+    exclude: Patterns = None,
+    progress: Progress | None = None,
+) -> list[Entry]:
+    """Spectra of the mean gradient, or of the inputs, or of both, of every matrix, from one pass over `batches`."""
+    wanted = set[str]().union(*(WANTED[kind] for kind in of))
+    seen = observe(model, batches, wanted, loss=loss, targets=targets, exclude=exclude, progress=progress)
+    entries: list[Entry] = []
+    if "activations" in of:
+        entries += _activations(seen)
+    if "gradients" in of:
+        entries += _gradients(seen, mode, progress)
+    return entries
+
+
+def _gradients(seen: dict[str, Observation], mode: str, progress: Progress | None) -> list[Entry]:
+    sources = [
+        Source(label, (G.shape[-2], G.shape[-1]), partial(_member, G, index), {"tokens": observed.tokens})
+        for name, observed in seen.items()
+        if (G := observed.gradient) is not None
+        for label, index in members(name, 1 if G.dim() == 2 else len(G))
+    ]
+    return measure_all(
+        sources,
+        lambda s: entry_of(s.read(), name=s.name, of="gradients", mode=mode, extra=s.extra),
+        progress=progress,
+    )
+
+
+def _member(G: Tensor, index: int | None) -> Tensor:
+    return G if index is None else G[index]
+
+
+def _activations(seen: dict[str, Observation]) -> list[Entry]:
+    """One entry for each distinct tensor: layers that read the same one (q/k/v) are named in `shared_with`."""
+    distinct: dict[str, Observation] = {}
+    taken: set[str] = set()
+    for name, observed in seen.items():
+        if name not in taken and observed.input_second_moment is not None:
+            taken.update(observed.shared_with)
+            distinct[name] = observed
+    return list(linalg.map_side_by_side(_activation, distinct.values()))
+
+
+def _activation(observed: Observation) -> Entry:
+    values = linalg.psd_eigenvalues(observed.covariance).sqrt()
+    shape = (observed.tokens, len(values))
+    extra: dict[str, Any] = {"tokens": observed.tokens, "shared_with": observed.shared_with}
+    if observed.input_sample is not None and len(observed.input_sample) > 2:
+        extra["intrinsic_dimension"] = float(linalg.intrinsic_dimension(observed.input_sample))
+    return complete_entry(observed.name, "activations", shape, values[: min(shape)], extra)

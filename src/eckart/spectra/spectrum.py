@@ -1,0 +1,101 @@
+"""The spectrum of one matrix in either mode, and of many matrices side by side."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from eckart import linalg
+
+from .entry import Entry, complete_entry
+
+TOP = 16
+"""How many singular values `fast` mode computes."""
+
+MODES = ("full", "fast")
+Progress = Callable[[int, int, str], None]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A matrix that can be read when its turn comes.
+
+    Attributes:
+        name: The matrix's name.
+        shape: (m, n).
+        read: Gives the matrix, (m, n), in any float dtype; called once, in a worker.
+        extra: Columns that are known before the matrix is read.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    read: Callable[[], Tensor]
+    extra: dict[str, Any]
+
+
+def entry_of(
+    W: Tensor,  # (m, n)
+    *,
+    name: str,
+    of: str,
+    mode: str,
+    extra: dict[str, Any] | None = None,
+) -> Entry:
+    """Measure one matrix: every singular value (`full`), or the largest 16 and the exact energy (`fast`)."""
+    shape = (W.shape[0], W.shape[1])
+    if mode == "full":
+        return complete_entry(name, of, shape, linalg.singular_values(W), extra)
+    top, energy = linalg.top_singular_values(W, min(TOP, *shape))
+    return Entry(name, of, shape, top.detach().to("cpu", torch.float64), float(energy), extra or {})
+
+
+def wide(W: Tensor) -> Tensor:
+    """The matrix in float32, or in float64 where it is."""
+    return W if W.dtype == torch.float64 else W.float()
+
+
+def measure_all(
+    sources: Sequence[Source],
+    function: Callable[[Source], Result],
+    *,
+    progress: Progress | None = None,
+    bounded: bool = False,
+) -> list[Result]:
+    """Apply `function` to each source, side by side, naming the matrix in any error.
+
+    Args:
+        sources: What to read and measure.
+        function: Called with each source.
+        progress: Called with (done, total, name) after each matrix.
+        bounded: Keep the elements in flight below those of the largest matrix, so that a checkpoint is scanned in
+            memory that does not grow with the number of workers.
+
+    Raises:
+        ValueError: A matrix can't be measured (a NaN, say): the message begins with its name.
+    """
+
+    def named(source: Source) -> Result:
+        try:
+            return function(source)
+        except ValueError as error:
+            raise ValueError(f"{source.name}: {error}") from error
+
+    capacity = max((_elements(s) for s in sources), default=0) if bounded else None
+    results = linalg.map_side_by_side(named, sources, cost=_elements, capacity=capacity)
+    return list(_reported(results, sources, progress))
+
+
+def _elements(source: Source) -> int:
+    return source.shape[0] * source.shape[1]
+
+
+def _reported(
+    results: Iterable[Result], sources: Sequence[Source], progress: Progress | None
+) -> Iterator[Result]:
+    for done, (result, source) in enumerate(zip(results, sources, strict=True), start=1):
+        if progress is not None:
+            progress(done, len(sources), source.name)
+        yield result

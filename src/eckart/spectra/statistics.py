@@ -1,0 +1,90 @@
+"""From a spectrum to the row of numbers that is shown for it.
+
+Where only the largest singular values are known (`fast`), a number that needs the others is given as an interval that
+surely holds it, or as None; it is never guessed.
+"""
+
+from typing import Any
+
+from eckart import linalg
+from eckart.nn import locate
+
+from .entry import Entry
+
+Value = float | int | str | None | tuple[float, float]
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    """The statistics of one entry, in the order in which they are shown.
+
+    Example:
+        >>> import torch
+        >>> from eckart.spectra.entry import complete_entry
+        >>> r = row(complete_entry("layers.3.q_proj", "weights", (4, 4), torch.tensor([2.0, 1.0, 1.0, 0.0])))
+        >>> r["layer"], r["kind"], r["stable_rank"], r["numerical_rank"]
+        (3, 'q_proj', 1.5, 3)
+    """
+    layer, kind = locate(entry.name)
+    m, n = entry.shape
+    spectral = float(entry.values[0])
+    head: dict[str, Any] = {
+        "name": entry.name,
+        "of": entry.of,
+        "layer": layer,
+        "kind": kind,
+        "m": m,
+        "n": n,
+        "norm": entry.energy**0.5,
+        "spectral_norm": spectral,
+        "stable_rank": entry.energy / spectral**2 if spectral else 0.0,
+    }
+    return head | (_complete(entry) if entry.complete else _bounded(entry)) | entry.extra
+
+
+def _complete(entry: Entry) -> dict[str, Value]:
+    S = entry.values
+    effective = float(linalg.effective_rank(S))
+    edge, _ = linalg.marchenko_pastur_edge(S, entry.shape)
+    fit = linalg.power_law(S)
+    alpha, distance = float(fit.alpha), float(fit.distance)
+    return {
+        "effective_rank": effective,
+        "effective_rank_fraction": effective / entry.count,
+        "participation_ratio": float(linalg.participation_ratio(S)),
+        "nuclear_ratio": float(linalg.nuclear_ratio(S)),
+        "energy_rank_90": int(linalg.energy_rank(S, 0.90)),
+        "energy_rank_99": int(linalg.energy_rank(S, 0.99)),
+        "numerical_rank": int(linalg.numerical_rank(S, entry.shape)),
+        "noise_edge": float(edge),
+        "outliers": int(linalg.count_outliers(S, entry.shape)),
+        "alpha": alpha if alpha == alpha else None,  # NaN: too few distinct values for a fit
+        "alpha_distance": distance if distance == distance else None,
+    }
+
+
+def _bounded(entry: Entry) -> dict[str, Value]:
+    known = (entry.values, entry.energy, entry.count)
+    low, high = _interval(linalg.effective_rank_bounds(*known))
+    return {
+        "effective_rank": (low, high),
+        "effective_rank_fraction": (low / entry.count, high / entry.count),
+        "participation_ratio": _interval(linalg.participation_ratio_bounds(*known)),
+        "nuclear_ratio": _interval(linalg.nuclear_ratio_bounds(*known)),
+        "energy_rank_90": _sharp(linalg.energy_rank_bounds(*known, fraction=0.90)),
+        "energy_rank_99": _sharp(linalg.energy_rank_bounds(*known, fraction=0.99)),
+        "numerical_rank": None,
+        "noise_edge": None,
+        "outliers": None,
+        "alpha": None,
+        "alpha_distance": None,
+    }
+
+
+def _interval(bounds: tuple[Any, Any]) -> tuple[float, float]:
+    return float(bounds[0]), float(bounds[1])
+
+
+def _sharp(bounds: tuple[Any, Any]) -> Value:
+    """A whole number where both ends agree, the interval where they do not."""
+    low, high = int(bounds[0]), int(bounds[1])
+    return low if low == high else (low, high)
