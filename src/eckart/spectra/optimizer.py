@@ -48,7 +48,7 @@ def _state_sources(matrix: Matrix, key: str, value: object) -> list[Source]:
     parameter = getattr(matrix.module, matrix.parameter)
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return []
-    state = matrix.view(value)
+    state = matrix.as_matrix(value)
     return [
         Source(f"{name}:{key}", matrix.shape, lambda S=S: S, {"state": key})  # type: ignore[misc]
         for name, index in members(matrix.name, matrix.stack)

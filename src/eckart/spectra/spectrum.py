@@ -92,9 +92,7 @@ def _elements(source: Source) -> int:
     return source.shape[0] * source.shape[1]
 
 
-def _reported(
-    results: Iterable[Result], sources: Sequence[Source], progress: Progress | None
-) -> Iterator[Result]:
+def _reported(results: Iterable[Result], sources: Sequence[Source], progress: Progress | None) -> Iterator[Result]:
     for done, (result, source) in enumerate(zip(results, sources, strict=True), start=1):
         if progress is not None:
             progress(done, len(sources), source.name)

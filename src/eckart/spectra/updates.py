@@ -75,7 +75,9 @@ def measure_adapter(
     pairs = lora_pairs(adapter)
     sources = {source.name: source for source in weight_sources(subject, targets, exclude)}
     if targets is None and exclude is None and (unknown := sorted(set(pairs) - set(sources))):
-        raise ValueError(f"adapter {adapter} changes {unknown[:5]}, which the base does not have; pass its own base model")
+        raise ValueError(
+            f"adapter {adapter} changes {unknown[:5]}, which the base does not have; pass its own base model"
+        )
     chosen = [source for name, source in sources.items() if name in pairs]
     if not chosen:
         raise ValueError(f"adapter {adapter} changes none of the selected matrices; it has {sorted(pairs)[:5]}")
@@ -132,7 +134,9 @@ def _fit(B: Tensor, A: Tensor, W0: Tensor) -> tuple[Tensor, Tensor]:
         return B, A
     if shape == tuple(W0.shape)[::-1]:
         return A.mT, B.mT
-    raise ValueError(f"the adapter's update is {shape}, the base's matrix is {tuple(W0.shape)}; pass the adapter's own base")
+    raise ValueError(
+        f"the adapter's update is {shape}, the base's matrix is {tuple(W0.shape)}; pass the adapter's own base"
+    )
 
 
 def _require_same(source: Source, origin: dict[str, Source]) -> None:

@@ -1,0 +1,32 @@
+"""The command line: `eckart measure`, `eckart demo`. Parse, call, print; the work is done in the layers below."""
+
+import sys
+
+import typer
+
+from .demo import demo
+from .measure import measure
+
+app = typer.Typer(
+    help="See neural networks through their low-rank structure.",
+    epilog="Start with: eckart demo    Then: eckart measure YOUR_MODEL --html report.html",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(measure)
+app.command()(demo)
+
+
+@app.callback()
+def eckart() -> None:
+    """See neural networks through their low-rank structure."""
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one line on stderr and exit code 2, never a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

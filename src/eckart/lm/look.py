@@ -1,0 +1,92 @@
+"""`look`: measure a language model by its name, on text, without writing the loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eckart.spectra import Profile, measure
+
+from .load import load
+from .resolve import checkpoint_path
+from .text import batches, read_text
+
+Patterns = str | Sequence[str] | None
+Progress = Callable[[int, int, str], None]
+NEEDS_TEXT = ("activations", "gradients")
+
+
+def look(
+    name: str | Path,
+    *,
+    of: Sequence[str] | None = None,
+    mode: str = "full",
+    base: str | Path | None = None,
+    adapter: str | Path | None = None,
+    text: str | Path | None = None,
+    tokens: int = 16384,
+    length: int = 512,
+    targets: Patterns = None,
+    exclude: Patterns = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure a model on disk, on the hub, in a GGUF file, or by a built-in alias.
+
+    The model is built only where it must run (activations, gradients); else its safetensors are scanned from disk.
+
+    Args:
+        name: A checkpoint file or folder, a hub name, a GGUF file, or an alias ("smollm2-135m", "minilm").
+        of: What to measure; None measures the weights, the updates where `base` or `adapter` is given, and the
+            activations where `text` is.
+        mode: "full" or "fast".
+        base: The model before fine-tuning.
+        adapter: A PEFT adapter folder that changes `name`.
+        text: A text file, a data set, or "pydoc" (English that every Python carries).
+        tokens: How many tokens of the text to run on.
+        length: Tokens per sequence.
+        targets: Patterns of the matrices to measure.
+        exclude: Patterns of those to leave out.
+        progress: Called with (done, total, label).
+
+    Returns:
+        A `Profile`, its `source` the given name.
+
+    Raises:
+        ValueError: Something is missing or wrong; the message says what, and what to do.
+    """
+    runs = text is not None if of is None else any(kind in NEEDS_TEXT for kind in of)
+    options: dict[str, Any] = {"mode": mode, "targets": targets, "exclude": exclude, "progress": progress}
+    options["base"] = None if base is None else _on_disk(base)
+    options["adapter"] = adapter
+    if not runs:
+        return replace(measure(_on_disk(name), of=of, **options), source=str(name))
+    model, tokenizer, _ = load(name, progress=progress)
+    source = "pydoc" if text is None else text
+    fed = batches(tokenizer, read_text(source), length=length, count=max(1, tokens // length))
+    profile = measure(model, of=of, batches=fed, loss=next_token_loss, **options)
+    details = profile.details | {"text": str(source), "tokens": sum(int(b["attention_mask"].sum()) for b in fed)}
+    return replace(profile, source=str(name), details=details)
+
+
+def next_token_loss(output: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The mean cross-entropy of each next token, in nats; padded positions do not count.
+
+    Raises:
+        ValueError: The model does not predict tokens (an encoder such as MiniLM has no logits).
+    """
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise ValueError(
+            "gradients need a model that predicts tokens; this one returns no logits: pass a loss to measure()"
+        )
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]  # (B, T-1)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten().to(logits.device), ignore_index=-100)
+
+
+def _on_disk(name: str | Path) -> str | Path | nn.Module:
+    """The folder of safetensors behind a name, or the built model where there is none."""
+    path = checkpoint_path(name)
+    return load(name).model if path is None else path

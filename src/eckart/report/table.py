@@ -1,0 +1,78 @@
+"""A profile as a table in the terminal: a line for each kind of matrix, or for every matrix."""
+
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from eckart.spectra import Profile
+
+COLUMNS = (
+    "effective_rank",
+    "effective_rank_fraction",
+    "stable_rank",
+    "energy_rank_90",
+    "energy_rank_99",
+    "outliers",
+    "alpha",
+)
+HEADS = ("effective rank", "of full", "stable rank", "90 % energy", "99 % energy", "outliers", "alpha")
+EXTRA = ("intrinsic_dimension", "overlap_left", "overlap_right", "relative_norm", "intruders")
+
+
+def render(profile: Profile, *, every: bool = False, console: Console | None = None) -> None:
+    """Print a profile to the terminal.
+
+    Args:
+        profile: What was measured.
+        every: A line for every matrix; else a line for every kind of matrix, with the median over the layers and,
+            for the effective rank, its range.
+        console: Where to print; None prints to stdout.
+    """
+    console = console or Console()
+    for of in profile.kinds:
+        rows = profile.rows(of)
+        extra = [key for key in EXTRA if any(r.get(key) is not None for r in rows)]
+        table = Table(title=f"{of} of {profile.source}: {len(rows)} matrices, {profile.mode}", title_justify="left")
+        table.add_column("matrix", overflow="fold")
+        table.add_column("m × n", justify="right", no_wrap=True)
+        for head in (*HEADS, *(key.replace("_", " ") for key in extra)):
+            table.add_column(head, justify="right")
+        for line in _lines(rows, (*COLUMNS, *extra), every):
+            table.add_row(*line)
+        console.print(table)
+
+
+def _lines(rows: list[dict[str, Any]], columns: tuple[str, ...], every: bool) -> list[list[str]]:
+    if every:
+        return [
+            [r["name"], f"{r['m']} × {r['n']}", *(_cell([r[c] if c in r else None]) for c in columns)] for r in rows
+        ]
+    groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for r in rows:
+        groups.setdefault((r["kind"], r["m"], r["n"]), []).append(r)
+    lines = []
+    for (kind, m, n), group in groups.items():
+        label = kind if len(group) == 1 else f"{kind}  × {len(group)}"
+        lines.append([label, f"{m} × {n}", *(_cell([r.get(c) for r in group], c == columns[0]) for c in columns)])
+    return lines
+
+
+def _cell(values: list[Any], spread: bool = False) -> str:
+    """The median of the known values; an interval where they are intervals; a dash where nothing is known."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "–"
+    lows = [v[0] if isinstance(v, tuple) else v for v in known]
+    highs = [v[1] if isinstance(v, tuple) else v for v in known]
+    low, high = _short(median(lows)), _short(median(highs))
+    if low != high:
+        return f"{low} – {high}"
+    if spread and len(known) > 1:
+        return f"{low}  [{_short(min(lows))} – {_short(max(highs))}]"
+    return low
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 and value != int(value) else f"{value:.0f}"
