@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from eckart.nn.layers import FactoredLinear, PivotedLinear
+from eckart.nn.factored import FactoredLinear
 from eckart.nn.patterns import select
+from eckart.nn.pivoted import PivotedLinear
 from eckart.nn.weights import Layout, layouts
 
 Patterns = str | Sequence[str] | None

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from eckart.nn.layers import FactoredLinear, PivotedLinear
+from eckart.nn.factored import FactoredLinear
+from eckart.nn.pivoted import PivotedLinear
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -57,7 +57,8 @@ def layouts(module: nn.Module, path: str = "") -> Iterator[Layout]:
 def _owned(module: nn.Module) -> list[str]:
     """The names of the module's own parameters, parametrized ones included."""
     names = [name for name, parameter in module._parameters.items() if parameter is not None]
-    return names + (list(module.parametrizations) if parametrize.is_parametrized(module) else [])
+    parametrized = getattr(module, "parametrizations", None)
+    return names + (list(parametrized) if isinstance(parametrized, nn.ModuleDict) else [])
 
 
 def _weight_layout(module: nn.Module, W: object) -> Layout | None:

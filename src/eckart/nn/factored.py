@@ -1,0 +1,121 @@
+"""A linear layer that holds W = B A, B (m, r) and A (r, n), instead of a dense (m, n) matrix.
+
+r(m+n) numbers, and as many multiplications for each token: fewer than the dense layer's mn when r < mn/(m+n).
+A plain module: autograd, deepcopy, state_dict, any float dtype and torch.compile work as with `nn.Linear`.
+Its `weight` is the dense product, formed anew at each read, for callers that only look at it.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FactoredLinear(nn.Module):
+    """y = B(A x) + b.
+
+    Args:
+        B: (m, r), copied.
+        A: (r, n), copied; same dtype and device.
+        bias: (m,) or None, copied.
+
+    Raises:
+        ValueError: the shapes do not chain.
+
+    Example:
+        >>> layer = FactoredLinear(torch.ones(4, 1), torch.tensor([[1.0, 2.0, 3.0]]))
+        >>> layer(torch.ones(3)).tolist(), layer.weight_count
+        ([6.0, 6.0, 6.0, 6.0], 7)
+    """
+
+    def __init__(
+        self,
+        B: Tensor,  # (m, r)
+        A: Tensor,  # (r, n)
+        bias: Tensor | None = None,  # (m,)
+    ) -> None:
+        super().__init__()
+        if B.ndim != 2 or A.ndim != 2 or B.shape[1] != A.shape[0]:
+            raise ValueError(f"B (m, r) and A (r, n) must chain, got shapes {tuple(B.shape)} and {tuple(A.shape)}")
+        self.out_features, self.rank = B.shape
+        self.in_features = A.shape[1]
+        self.B, self.A = own(B), own(A)
+        self.bias = own_bias(bias, self.out_features)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Module, rank: int) -> "FactoredLinear":
+        """The best approximation of a dense layer by this rank: truncated SVD, its values split evenly between factors.
+
+        Args:
+            linear: an `nn.Linear`, or a transformers Conv1D.
+            rank: from 1 to min(m, n).
+
+        Raises:
+            TypeError: the layer is of another kind.
+            ValueError: the rank does not fit.
+
+        Example:
+            >>> linear = nn.Linear(6, 5)
+            >>> x = torch.randn(2, 6)
+            >>> torch.allclose(FactoredLinear.from_linear(linear, rank=5)(x), linear(x), atol=1e-5)
+            True
+        """
+        from eckart.linalg.svd import truncated_svd
+
+        W, bias = dense_of(linear)
+        U, S, Vh = truncated_svd(W, rank)
+        root = S.sqrt()
+        return cls(U * root, root.unsqueeze(-1) * Vh, bias)
+
+    @property
+    def weight(self) -> Tensor:  # (m, n)
+        """The dense product B A."""
+        return self.B @ self.A
+
+    @property
+    def weight_count(self) -> int:
+        """How many numbers hold the weight: r(m+n)."""
+        return self.B.numel() + self.A.numel()
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
+        """Two products, first with A, then with B."""
+        return F.linear(F.linear(x, self.A), self.B, self.bias)
+
+    def to_linear(self) -> nn.Linear:
+        """The dense layer of the same map."""
+        return to_linear(self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        bias = self.bias is not None
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, bias={bias}"
+
+
+def own(W: Tensor) -> nn.Parameter:
+    """A contiguous parameter with storage of its own: a slice of a larger matrix would keep all of that alive."""
+    return nn.Parameter(W.detach().clone(memory_format=torch.contiguous_format))
+
+
+def own_bias(bias: Tensor | None, m: int) -> nn.Parameter | None:
+    """A bias with storage of its own, checked to fit m outputs."""
+    if bias is not None and bias.shape != (m,):
+        raise ValueError(f"bias must have shape ({m},) to fit the outputs, got {tuple(bias.shape)}")
+    return None if bias is None else own(bias)
+
+
+def dense_of(linear: nn.Module) -> tuple[Tensor, Tensor | None]:  # (m, n), (m,)
+    """The weight as (out, in) and the bias of a Linear or a transformers Conv1D."""
+    weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
+    if isinstance(linear, nn.Linear):
+        return linear.weight.detach(), bias
+    if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] == getattr(linear, "nf", None):
+        return weight.detach().T, bias
+    raise TypeError(f"a {type(linear).__name__} cannot be factored; give an nn.Linear or a transformers Conv1D")
+
+
+def to_linear(W: Tensor, bias: Tensor | None) -> nn.Linear:  # (m, n), (m,)
+    """A dense layer that holds copies of a weight and a bias."""
+    m, n = W.shape
+    linear = nn.Linear(n, m, bias=bias is not None, device="meta", dtype=W.dtype)
+    linear.weight = own(W)
+    if bias is not None:
+        linear.bias = own(bias)
+    return linear

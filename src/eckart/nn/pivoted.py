@@ -1,0 +1,105 @@
+"""A linear layer that holds a product B A as r of its rows, C, and the combinations P of them that the other rows are.
+
+r(m+n−r) numbers and multiplications (PIFA, arXiv 2501.19090; see `linalg.pivot_factors`), r² fewer than a
+`FactoredLinear` of the same map and never more than a dense layer, and one gather of the output.
+A plain module: autograd, deepcopy, state_dict, any float dtype and torch.compile work as with `nn.Linear`.
+Its `weight` is the dense product, formed anew at each read, for callers that only look at it.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eckart.linalg.pivoting import pivot_factors
+from eckart.nn.factored import FactoredLinear, own, own_bias, to_linear
+
+
+class PivotedLinear(nn.Module):
+    """y_J = C x, y_rest = P (C x), plus b.
+
+    Args:
+        P: (m−r, r), copied.
+        C: (r, n), copied; same dtype and device.
+        index: (r,) the distinct output positions J, integers below m.
+        bias: (m,) or None, copied.
+
+    Raises:
+        ValueError: the shapes do not chain, or the index is not r distinct positions.
+
+    Example:
+        >>> product = FactoredLinear(torch.tensor([[1.0], [4.0], [-2.0]]), torch.tensor([[1.0, 2.0]]))
+        >>> layer = PivotedLinear.from_product(product.B, product.A)
+        >>> torch.equal(layer.weight, product.weight), layer.weight_count, product.weight_count
+        (True, 4, 5)
+    """
+
+    def __init__(
+        self,
+        P: Tensor,  # (m-r, r)
+        C: Tensor,  # (r, n)
+        index: Tensor,  # (r,)
+        bias: Tensor | None = None,  # (m,)
+    ) -> None:
+        super().__init__()
+        if P.ndim != 2 or C.ndim != 2 or P.shape[1] != C.shape[0]:
+            raise ValueError(f"P (m-r, r) and C (r, n) must chain, got shapes {tuple(P.shape)} and {tuple(C.shape)}")
+        self.rank, self.in_features = C.shape
+        self.out_features = P.shape[0] + self.rank
+        self.P, self.C = own(P), own(C)
+        self.bias = own_bias(bias, self.out_features)
+        self.register_buffer("order", _order(index, self.rank, self.out_features))
+        self.order: Tensor
+
+    @classmethod
+    def from_product(
+        cls,
+        B: Tensor,  # (m, r), r ≤ m
+        A: Tensor,  # (r, n)
+        bias: Tensor | None = None,  # (m,)
+    ) -> "PivotedLinear":
+        """The same map as FactoredLinear(B, A, bias), to rounding, in r² fewer numbers."""
+        index, _, P, C = pivot_factors(B.detach(), A.detach())
+        return cls(P, C, index, bias)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Module, rank: int) -> "PivotedLinear":
+        """The best approximation of a dense layer by this rank (see `FactoredLinear.from_linear`), pivoted."""
+        factored = FactoredLinear.from_linear(linear, rank)
+        return cls.from_product(factored.B, factored.A, factored.bias)
+
+    @property
+    def weight(self) -> Tensor:  # (m, n)
+        """The dense product."""
+        return torch.cat((self.C, self.P @ self.C)).index_select(0, self.order)
+
+    @property
+    def weight_count(self) -> int:
+        """How many numbers hold the weight: r(m+n−r), besides the m small integers of the gather."""
+        return self.P.numel() + self.C.numel()
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
+        """Two products, first with C, then with P, and a gather that puts the outputs in order."""
+        z = F.linear(x, self.C)
+        y = torch.cat((z, F.linear(z, self.P)), -1).index_select(-1, self.order)
+        return y if self.bias is None else y + self.bias
+
+    def to_linear(self) -> nn.Linear:
+        """The dense layer of the same map."""
+        return to_linear(self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        bias = self.bias is not None
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, bias={bias}"
+
+
+def _order(index: Tensor, r: int, m: int) -> Tensor:  # (r,) -> (m,) int32
+    """Where each output stands among [pivots, rest], the rest ascending."""
+    index = index.long()
+    taken = torch.zeros(m, dtype=torch.bool, device=index.device)
+    if index.shape != (r,) or (r > 0 and not 0 <= int(index.min()) <= int(index.max()) < m):
+        raise ValueError(f"index must be {r} positions below {m}, got {index.tolist()}")
+    taken[index] = True
+    rest = (~taken).nonzero().flatten()
+    if len(rest) != m - r:
+        raise ValueError(f"index must be {r} distinct positions, got {index.tolist()}")
+    return torch.cat((index, rest)).argsort().int()
