@@ -1,0 +1,78 @@
+"""Shrinking covariances, and moving a weight to inputs that have changed."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from eckart.linalg.covariance import anchored_target, shrink
+
+
+def covariance(n: int, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    X = torch.randn(n, tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return X, X @ X.T
+
+
+def test_shrinking_moves_every_eigenvalue_towards_their_mean() -> None:
+    _, C = covariance(12, 5, 0)
+    values = torch.linalg.eigvalsh(C)
+    torch.testing.assert_close(torch.linalg.eigvalsh(shrink(C, 0.2)), 0.8 * values + 0.2 * values.mean())
+
+
+def test_shrinking_keeps_the_trace_and_the_dtype_of_a_batch() -> None:
+    C = torch.stack([covariance(6, 9, seed)[1] for seed in range(3)]).float()
+    shrunk = shrink(C, 0.3)
+    assert shrunk.dtype == torch.float32
+    torch.testing.assert_close(shrunk.diagonal(dim1=-2, dim2=-1).sum(-1), C.diagonal(dim1=-2, dim2=-1).sum(-1))
+    assert torch.equal(shrink(C, 0.0), C)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_an_alpha_outside_zero_to_one_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        shrink(torch.eye(3), alpha)
+
+
+@pytest.mark.parametrize("tokens", [40, 5, 1])
+def test_no_weight_fits_the_old_outputs_better_than_the_target(tokens: int, generator: torch.Generator) -> None:
+    W = torch.randn(7, 12, dtype=torch.float64, generator=generator)
+    (X, _), (X_hat, C) = covariance(12, tokens, 1), covariance(12, tokens, 2)
+    T = anchored_target(W, C, X @ X_hat.T)
+    best = torch.linalg.lstsq(X_hat.T, (W @ X).T, driver="gelsd").solution.T
+    torch.testing.assert_close((W @ X - T @ X_hat).norm(), (W @ X - best @ X_hat).norm(), rtol=1e-7, atol=1e-7)
+
+
+def test_the_target_keeps_the_weight_where_the_inputs_never_go(generator: torch.Generator) -> None:
+    W = torch.randn(7, 12, dtype=torch.float64, generator=generator)
+    (X, _), (X_hat, C) = covariance(12, 5, 1), covariance(12, 5, 2)
+    unseen = torch.linalg.qr(X_hat, mode="complete").Q[:, 5:]
+    torch.testing.assert_close(anchored_target(W, C, X @ X_hat.T) @ unseen, W @ unseen)
+
+
+def test_unchanged_inputs_leave_the_weight_as_it_is(generator: torch.Generator) -> None:
+    W = torch.randn(7, 12, dtype=torch.float64, generator=generator)
+    for tokens in (3, 30):
+        _, C = covariance(12, tokens, 1)
+        assert torch.equal(anchored_target(W, C, C), W)
+
+
+def test_a_dead_covariance_leaves_the_weight_as_it_is() -> None:
+    W = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(anchored_target(W, torch.zeros(3, 3), torch.zeros(3, 3)), W)
+
+
+def test_rounding_in_a_float32_covariance_is_not_taken_for_a_signal(generator: torch.Generator) -> None:
+    W = torch.randn(7, 64, dtype=torch.float64, generator=generator)
+    (X, _), (X_hat, C) = covariance(64, 20, 1), covariance(64, 20, 2)
+    exact = anchored_target(W, C, X @ X_hat.T)
+    rounded = anchored_target(W, C.float(), (X @ X_hat.T).float())
+    assert (rounded - exact).norm() < 1e-4 * exact.norm()
+    assert rounded.dtype == W.dtype
+
+
+def test_a_stack_of_layers_with_one_input_shares_the_covariance(generator: torch.Generator) -> None:
+    W = torch.randn(2, 4, 6, dtype=torch.float64, generator=generator)
+    (X, _), (X_hat, C) = covariance(6, 30, 1), covariance(6, 30, 2)
+    M = X @ X_hat.T
+    T = anchored_target(W, C, M)
+    torch.testing.assert_close(T[1], anchored_target(W[1], C, M))
+    torch.testing.assert_close(T.flatten(0, 1), anchored_target(W.flatten(0, 1), C, M))
