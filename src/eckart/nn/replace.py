@@ -18,7 +18,7 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: the model has no module of that name (the message gives the closest), or the module shares a
-            parameter with another place (a tied weight), where a replacement would silently end the sharing.
+            parameter with another place (a tied weight) and the new one does not hold it: that would end the sharing.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
@@ -30,10 +30,9 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     modules = dict(model.named_modules(remove_duplicate=False))
     old = modules.get(name)
     if not name or old is None:
-        raise ValueError(
-            f"{type(model).__name__} has no module {name!r} to replace; closest: {_closest(name, modules)}"
-        )
-    if others := _sharers(model, name, old):
+        what = "a parameter, not a module," if name in dict(model.named_parameters()) else "not a module"
+        raise ValueError(f"{name!r} is {what} of this {type(model).__name__}; closest: {_closest(name, modules)}")
+    if others := _untied(model, name, old, module):
         raise ValueError(
             f"{name} shares a parameter or is itself shared with {', '.join(others)}; replacing it alone would untie "
             f"them: exclude it, or first give it a weight of its own (module.weight = nn.Parameter(weight.clone()))"
@@ -43,14 +42,14 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     return old
 
 
-def _sharers(model: nn.Module, name: str, old: nn.Module) -> list[str]:
-    """The other places of the model that hold one of the old module's parameters."""
-    own = {id(parameter) for parameter in old.parameters()}
+def _untied(model: nn.Module, name: str, old: nn.Module, new: nn.Module) -> list[str]:
+    """The other places that hold a parameter of the old module which the new one (a wrapper keeps it) does not hold."""
+    lost = {id(parameter) for parameter in old.parameters()} - {id(parameter) for parameter in new.parameters()}
     inside = f"{name}."
     return [
         path
         for path, parameter in model.named_parameters(remove_duplicate=False)
-        if id(parameter) in own and not path.startswith(inside)
+        if id(parameter) in lost and not path.startswith(inside)
     ]
 
 

@@ -1,6 +1,6 @@
 """Which of a module's own parameters are matrices, and how each is laid out; by duck typing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -47,11 +47,10 @@ def layouts(module: nn.Module, path: str = "") -> Iterator[Layout]:
             if isinstance(W := getattr(module, name, None), Tensor):
                 yield Layout(name, "attention", _pair(W))
     if _holds_experts(module, path):
-        for name in _owned(module):
-            W = getattr(module, name)
-            if isinstance(W, Tensor) and W.ndim == 3 and W.is_floating_point() and not name.endswith("bias"):
-                transposed = _experts_transposed(module, name, W)
-                yield Layout(name, "experts", _pair(W.mT if transposed else W), len(W), transposed)
+        stacks = {name: W for name, W in _tensors(module) if W.ndim == 3 and not name.endswith("bias")}
+        transposed = _experts_transposed(module, stacks)
+        for name, W in stacks.items():
+            yield Layout(name, "experts", _pair(W.mT if transposed else W), len(W), transposed)
 
 
 def _owned(module: nn.Module) -> list[str]:
@@ -59,6 +58,12 @@ def _owned(module: nn.Module) -> list[str]:
     names = [name for name, parameter in module._parameters.items() if parameter is not None]
     parametrized = getattr(module, "parametrizations", None)
     return names + (list(parametrized) if isinstance(parametrized, nn.ModuleDict) else [])
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The module's own parameters that are real floating-point tensors."""
+    owned = [(name, getattr(module, name)) for name in _owned(module)]
+    return [(name, W) for name, W in owned if isinstance(W, Tensor) and W.is_floating_point()]
 
 
 def _weight_layout(module: nn.Module, W: object) -> Layout | None:
@@ -84,15 +89,16 @@ def _holds_experts(module: nn.Module, path: str) -> bool:
     return "expert" in type(module).__name__.lower() or "experts" in path.split(".")
 
 
-def _experts_transposed(module: nn.Module, name: str, W: Tensor) -> bool:
-    """Whether a stack is stored (E, in, out): as the module says, else by which side is the model's width."""
+def _experts_transposed(module: nn.Module, stacks: Mapping[str, Tensor]) -> bool:
+    """Whether stacks are stored (E, in, out): as the module says, else by which side of one is the model's width."""
     if isinstance(said := getattr(module, "is_transposed", None), bool):
         return said
     width = getattr(module, "hidden_size", getattr(module, "hidden_dim", None))
-    if width not in W.shape[1:] or W.shape[1] == W.shape[2]:
-        return False
-    out_is_width = "down" in name
-    return W.shape[2 if out_is_width else 1] == width
+    for name, W in stacks.items():
+        _, rows, columns = W.shape
+        if rows != columns and width in (rows, columns):
+            return width == (columns if "down" in name else rows)
+    return False
 
 
 def _pair(W: Tensor) -> tuple[int, int]:

@@ -1,0 +1,65 @@
+"""nn.patterns: which names a glob chooses, and where a name stands in the model."""
+
+import pytest
+
+from eckart.nn import locate, select
+
+NAMES = [
+    "m.layers.0.attn.q_proj",
+    "m.layers.0.mlp.up_proj",
+    "m.layers.1.attn.q_proj",
+    "m.layers.10.mlp.up_proj",
+    "head",
+]
+
+
+@pytest.mark.parametrize(
+    ("targets", "chosen"),
+    [
+        (None, [0, 1, 2, 3, 4]),
+        ("q_proj", [0, 2]),
+        ("attn.q_proj", [0, 2]),
+        ("*.mlp.*", [1, 3]),
+        ("layers.1.*", [2]),
+        ("m.layers.?.mlp.up_proj", [1]),
+        (["head", "q_proj"], [0, 2, 4]),
+        ("*", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_pattern_matches_whole_names_and_whole_trailing_components(targets, chosen):
+    assert select(NAMES, targets) == [NAMES[i] for i in chosen]
+
+
+@pytest.mark.parametrize("pattern", ["proj", "_proj", "attn", "Q_PROJ", ""])
+def test_a_part_of_a_component_is_no_match(pattern):
+    with pytest.raises(ValueError, match=r"targets: .* matches none of 5 names; closest: "):
+        select(NAMES, pattern)
+
+
+def test_exclude_wins_over_targets():
+    assert select(NAMES, "*.layers.*", exclude="*.0.*") == NAMES[2:4]
+
+
+def test_a_pattern_that_excludes_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"exclude: 'k_proj' matches none of 5 names; closest: .*q_proj"):
+        select(NAMES, exclude="k_proj")
+
+
+def test_a_pattern_that_is_not_a_string_is_an_error():
+    with pytest.raises(TypeError, match="targets holds 3 of type int"):
+        select(NAMES, ["head", 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("model.layers.12.self_attn.q_proj", (12, "self_attn.q_proj")),
+        ("model.layers.3.moe.experts.7.w1", (3, "moe.experts.7.w1")),
+        ("features.4", (4, "features")),
+        ("2", (2, "layer")),
+        ("lm_head", (None, "lm_head")),
+        ("block3.conv", (None, "block3.conv")),
+    ],
+)
+def test_a_name_splits_at_its_first_integer(name, place):
+    assert locate(name) == place
