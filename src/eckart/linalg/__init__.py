@@ -1,7 +1,48 @@
 """Low-rank linear algebra: tensors in, tensors out, torch only.
 
-Matrices are (..., m, n) with W (m, n) = (out, in) as in `nn.Linear`. Any float dtype comes in, the arithmetic is float32
-(float64 for float64 input), and the same dtype comes out. Non-finite input raises ValueError.
+Matrices are (..., m, n) with W (m, n) = (out, in) as in `nn.Linear`. Any float dtype comes in, the arithmetic is
+float32 (float64 for float64 input), and the same dtype comes out. Non-finite input raises ValueError.
 """
 
-__all__: list[str] = []
+from eckart.linalg.dimension import intrinsic_dimension
+from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
+from eckart.linalg.powerlaw import PowerLaw, power_law
+from eckart.linalg.quantize import Quantized, dequantize, quantize, stochastic_round
+from eckart.linalg.spectrum import (
+    effective_rank,
+    energy_rank,
+    nuclear_ratio,
+    numerical_rank,
+    participation_ratio,
+    stable_rank,
+)
+from eckart.linalg.spectrum_bounds import (
+    effective_rank_bounds,
+    energy_rank_bounds,
+    nuclear_ratio_bounds,
+    participation_ratio_bounds,
+)
+
+__all__ = [
+    "PowerLaw",
+    "Quantized",
+    "count_outliers",
+    "dequantize",
+    "effective_rank",
+    "effective_rank_bounds",
+    "energy_rank",
+    "energy_rank_bounds",
+    "intrinsic_dimension",
+    "marchenko_pastur_edge",
+    "marchenko_pastur_median",
+    "nuclear_ratio",
+    "nuclear_ratio_bounds",
+    "numerical_rank",
+    "outlier_threshold",
+    "participation_ratio",
+    "participation_ratio_bounds",
+    "power_law",
+    "quantize",
+    "stable_rank",
+    "stochastic_round",
+]
