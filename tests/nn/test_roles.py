@@ -78,6 +78,7 @@ class _Attention(nn.Module):
     ("rows", "attributes", "heads"),
     [
         ({"query_key_value": 40}, {"num_heads": 6, "head_dim": 4}, (6, 2, 4)),  # grouped, fused
+        ({"qkv_proj": 48}, {"num_heads": 6}, (6, 3, 4)),  # grouped, fused, as many rows as fused keys and values
         ({"query_key_value": 32}, {"num_heads": 6}, (6, 1, 4)),  # multi-query, fused
         ({"q": 32, "k": 16, "v": 16, "o": 24}, {"d_kv": 8}, (4, 2, 8)),  # wider than the model
         ({"wq": 24, "wk": 12, "wv": 12, "wo": 24}, {"n_heads": 4}, (4, 2, 6)),

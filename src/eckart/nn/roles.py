@@ -133,7 +133,7 @@ def _kind(name: str, model: nn.Module, matrix: Matrix, siblings: set[str]) -> st
     for table in (_ANYWHERE, _IN_ATTENTION if attention else _ELSEWHERE):
         for kind, known in table.items():
             if not set(ends).isdisjoint(known.split()):
-                return "kv" if kind == "qkv" and matrix.shape[0] == 2 * matrix.shape[1] else kind
+                return "kv" if kind == "qkv" and not siblings.isdisjoint(_ANYWHERE["q"].split()) else kind
     return "other"
 
 
