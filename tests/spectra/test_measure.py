@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import families, masked
 from safetensors.torch import save_file
 from torch import nn
 
 import eckart
 from eckart.nn import matrices
+from families import families, masked
 
 NAMES = sorted(families())
 

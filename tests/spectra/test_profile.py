@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import families
 from torch import nn
 
 import eckart
 from eckart import Profile
+from families import families
 
 
 @pytest.fixture(scope="module")

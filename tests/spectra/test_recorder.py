@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from families import families
 from torch import nn
 
 from eckart import Recorder
+from families import families
 
 
 def _orthogonal_chain(width: int, depth: int, eps: float) -> nn.Sequential:

@@ -44,7 +44,8 @@ def measure(
 ) -> None:
     """Measure where a model is low-rank, and how low.
 
-    The weights come straight from disk, one matrix at a time; with --text the model runs and its activations are measured too.
+    The weights come straight from disk, one matrix at a time; with --text the model runs on it, and the activations
+    of its layers are measured too.
 
     \b
     eckart measure smollm2-135m --html report.html

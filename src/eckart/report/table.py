@@ -46,9 +46,7 @@ def render(profile: Profile, *, every: bool = False, console: Console | None = N
 
 def _lines(rows: list[dict[str, Any]], columns: tuple[str, ...], every: bool) -> list[list[str]]:
     if every:
-        return [
-            [r["name"], f"{r['m']} × {r['n']}", *(_cell([r[c] if c in r else None]) for c in columns)] for r in rows
-        ]
+        return [[r["name"], f"{r['m']} × {r['n']}", *(_cell([r.get(c)]) for c in columns)] for r in rows]
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for r in rows:
         groups.setdefault((r["kind"], r["m"], r["n"]), []).append(r)

@@ -1,6 +1,5 @@
 """A profile: the spectra of a model's matrices, the numbers drawn from them, and the choice of ranks they suggest."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -118,8 +117,8 @@ class Profile:
         for entry in chosen:
             if not entry.complete and ranks[entry.name] >= len(entry.values):
                 raise ValueError(
-                    f"{entry.name}: the choice at budget {budget} depends on more than the {len(entry.values)} singular "
-                    "values that fast mode computes; measure with mode='full' (without --fast)"
+                    f"{entry.name}: the choice at budget {budget} depends on more than the {len(entry.values)} "
+                    "singular values that fast mode computes; measure with mode='full' (without --fast)"
                 )
         return ranks
 

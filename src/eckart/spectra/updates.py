@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart import linalg
-from eckart.nn.files import lora_pairs
+from eckart.nn.files import lora_pairs, read_adapter
 
 from .entry import Entry, complete_entry
 from .spectrum import Progress, Source, entry_of, measure_all, wide
@@ -73,6 +73,8 @@ def measure_adapter(
         ValueError: The adapter changes a matrix that the base does not have, or fits another shape.
     """
     pairs = lora_pairs(adapter)
+    # transformers' Conv1D is (out, in) in a live model, as in the pairs, but (in, out) on disk.
+    stored_transposed = not isinstance(subject, nn.Module) and bool(read_adapter(adapter).config.get("fan_in_fan_out"))
     sources = {source.name: source for source in weight_sources(subject, targets, exclude)}
     if targets is None and exclude is None and (unknown := sorted(set(pairs) - set(sources))):
         raise ValueError(
@@ -85,7 +87,10 @@ def measure_adapter(
     def measure(source: Source) -> Entry:
         B, A, scale = pairs[source.name]
         W0 = wide(source.read())
-        B, A = _fit(scale * wide(B).to(W0.device), wide(A).to(W0.device), W0)
+        B, A = scale * wide(B).to(W0.device), wide(A).to(W0.device)
+        if stored_transposed:
+            B, A = A.mT, B.mT
+        _require_fit(B, A, W0)
         U, S, Vh = linalg.product_svd(B, A)
         padded = torch.zeros(min(W0.shape), dtype=torch.float64)
         padded[: len(S)] = S.to(padded)
@@ -127,16 +132,12 @@ def _relative(entry: Entry, W0: Tensor) -> dict[str, float | None]:
     return {"relative_norm": entry.energy**0.5 / norm if norm else None}
 
 
-def _fit(B: Tensor, A: Tensor, W0: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors in the orientation in which the base stores its matrix (transformers' Conv1D stores Wᵀ on disk)."""
+def _require_fit(B: Tensor, A: Tensor, W0: Tensor) -> None:
     shape = (B.shape[0], A.shape[1])
-    if shape == tuple(W0.shape):
-        return B, A
-    if shape == tuple(W0.shape)[::-1]:
-        return A.mT, B.mT
-    raise ValueError(
-        f"the adapter's update is {shape}, the base's matrix is {tuple(W0.shape)}; pass the adapter's own base"
-    )
+    if shape != tuple(W0.shape):
+        raise ValueError(
+            f"the adapter's update is {shape}, the base's matrix is {tuple(W0.shape)}; pass the adapter's own base model"
+        )
 
 
 def _require_same(source: Source, origin: dict[str, Source]) -> None:
