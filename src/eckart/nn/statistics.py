@@ -1,0 +1,108 @@
+"""Sums over the rows that a matrix reads, which grow by rows and merge, in memory that no number of rows changes.
+
+For rows x (n,) of each of `stack` matrices: Σ x (n,), Σ x∘x (n,), Σ x xᵀ (n, n), and a uniform sample of the rows.
+The sample keeps the rows with the largest of independent random keys, so that samples of two parts merge into a sample
+of the whole. Sums are kept in float32, or float64 for float64 rows; products are taken outside autocast.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 24  # numbers converted at a time
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What to keep of the rows."""
+
+    moments: bool = False  # Σ x xᵀ
+    squares: bool = False  # Σ x∘x
+    sample: int = 0  # rows kept, at most
+
+
+class Statistics:
+    """Sums over rows, one for each matrix of a stack.
+
+    Args:
+        kept: what to keep beside the plain sum.
+        stack: number of matrices.
+        width: n, the length of a row.
+        like: a tensor whose device and dtype the rows have.
+
+    Example:
+        >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> statistics = Statistics(Kept(moments=True), 1, 2, rows)
+        >>> statistics.add([rows], slice(0, 1))
+        >>> statistics.sum, statistics.moments
+        (tensor([[4., 6.]]), tensor([[[10., 14.],
+                 [14., 20.]]]))
+    """
+
+    def __init__(self, kept: Kept, stack: int, width: int, like: Tensor) -> None:
+        self.kept = kept
+        self.dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        self.sum = torch.zeros(stack, width, dtype=self.dtype, device=like.device)
+        self.squares = torch.zeros_like(self.sum) if kept.squares and not kept.moments else None
+        self.moments = self.sum.new_zeros(stack, width, width) if kept.moments else None
+        self.rows = torch.empty(0, width, dtype=like.dtype, device=like.device)
+        self.keys = torch.empty(0, dtype=torch.float64, device=like.device)
+
+    @torch.no_grad()
+    def add(
+        self,
+        chunks: Iterable[Tensor],  # each (s, N, n)
+        slots: slice,  # which s matrices of the stack read them
+        keys: Tensor | None = None,  # (s · all N,): the rows' random keys, for the sample
+    ) -> None:
+        """Count more rows."""
+        start = 0
+        for chunk in chunks:
+            if keys is not None:
+                stop = start + chunk.shape[0] * chunk.shape[1]
+                self._sample(chunk.reshape(-1, chunk.shape[-1]), keys[start:stop])
+                start = stop
+            step = max(1, _CHUNK // max(1, chunk.shape[0] * chunk.shape[2]))
+            for rows in chunk.split(step, dim=1):
+                self._add(rows.to(self.dtype), slots)
+
+    def _add(self, rows: Tensor, slots: slice) -> None:  # (s, N, n)
+        self.sum[slots] += rows.sum(1)
+        with torch.autocast(rows.device.type, enabled=False):
+            if self.moments is not None:
+                self.moments[slots].baddbmm_(rows.mT, rows)
+            if self.squares is not None:
+                self.squares[slots] += rows.square().sum(1)
+
+    def _sample(self, rows: Tensor, keys: Tensor) -> None:  # (N, n), (N,)
+        top = keys.topk(min(self.kept.sample, len(keys))).indices
+        keys = torch.cat([self.keys, keys[top]])
+        rows = torch.cat([self.rows, rows[top].to(self.rows.dtype)])
+        self.keys, top = keys.topk(min(self.kept.sample, len(keys)))
+        self.rows = rows[top]
+
+    def merge(self, other: "Statistics", slots: slice) -> None:
+        """Count what another one counted, whose stack is our `slots`."""
+        self.sum[slots] += other.sum
+        if self.moments is not None and other.moments is not None:
+            self.moments[slots] += other.moments
+        if self.squares is not None and other.squares is not None:
+            self.squares[slots] += other.squares
+        if len(other.keys):
+            self._sample(other.rows, other.keys)
+
+    def clone(self) -> "Statistics":
+        """A copy that grows on its own."""
+        copy = object.__new__(Statistics)
+        copy.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        return copy
+
+    def squared_norms(self) -> Tensor:  # (stack, n)
+        """Σ x∘x, read off the diagonal of Σ x xᵀ where that is kept."""
+        if self.moments is not None:
+            return self.moments.diagonal(dim1=-2, dim2=-1).clone()
+        if self.squares is None:
+            raise ValueError("neither moments nor squares were kept")
+        return self.squares
