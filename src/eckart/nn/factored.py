@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eckart.linalg.svd import truncated_svd
+
 
 class FactoredLinear(nn.Module):
     """y = B(A x) + b.
@@ -59,8 +61,6 @@ class FactoredLinear(nn.Module):
             >>> torch.allclose(FactoredLinear.from_linear(linear, rank=5)(x), linear(x), atol=1e-5)
             True
         """
-        from eckart.linalg.svd import truncated_svd
-
         W, bias = dense_of(linear)
         U, S, Vh = truncated_svd(W, rank)
         root = S.sqrt()
