@@ -6,6 +6,8 @@ float32 (float64 for float64 input), and the same dtype comes out. Non-finite in
 
 from eckart.linalg.dimension import intrinsic_dimension
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
+from eckart.linalg.parallel import map_side_by_side
+from eckart.linalg.pivoting import pivot_factors, pivot_rows
 from eckart.linalg.powerlaw import PowerLaw, power_law
 from eckart.linalg.quantize import Quantized, dequantize, quantize, stochastic_round
 from eckart.linalg.spectrum import (
@@ -22,6 +24,7 @@ from eckart.linalg.spectrum_bounds import (
     nuclear_ratio_bounds,
     participation_ratio_bounds,
 )
+from eckart.linalg.svd import singular_values, top_singular_values, truncated_svd
 
 __all__ = [
     "PowerLaw",
@@ -33,6 +36,7 @@ __all__ = [
     "energy_rank",
     "energy_rank_bounds",
     "intrinsic_dimension",
+    "map_side_by_side",
     "marchenko_pastur_edge",
     "marchenko_pastur_median",
     "nuclear_ratio",
@@ -41,8 +45,13 @@ __all__ = [
     "outlier_threshold",
     "participation_ratio",
     "participation_ratio_bounds",
+    "pivot_factors",
+    "pivot_rows",
     "power_law",
     "quantize",
+    "singular_values",
     "stable_rank",
     "stochastic_round",
+    "top_singular_values",
+    "truncated_svd",
 ]

@@ -1,0 +1,241 @@
+"""Singular values and truncated SVDs: all of them exactly, or the largest ones fast.
+
+- All values: the float64 Gram matrix of the short side, G = WᵀW, gives σ² = λ(G) at the price of one product and one
+  symmetric eigenproblem. Its rounding is a few eps·σ₁², which hides small σ; where the smallest λ is not clear of that,
+  LAPACK's SVD in float64 answers instead. (A float32 Gram matrix is wrong by hundreds of per cent at the small end.)
+- The largest values: block Lanczos (`_krylov`), a handful of passes over W, and ‖W‖_F² for the energy of the rest.
+- Truncated SVD: LAPACK, or the right singular vectors V of the Gram matrix and the SVD of the narrow W V, or a
+  randomised range (Halko, Martinsson, Tropp, arXiv 0909.4061).
+
+Shapes: W (..., m, n), p = min(m, n). Cost: m n p + 4/3 p³ flops (all), 4 m n d with d ≈ 150 (16 largest).
+Nothing here builds an autograd graph. Paper: the checks, and the choice between the ways, are ours.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from eckart.linalg._check import require_count, require_finite, require_matrix, require_rank, seeded, working_dtype
+from eckart.linalg._gram import gram, in_range, symmetric, tall, triangle
+from eckart.linalg._krylov import Ritz, leading_eigenvalues
+from eckart.linalg.parallel import map_side_by_side
+from eckart.linalg.subspace import find_range
+
+GRAM_ERROR = (
+    16 * torch.finfo(torch.float64).eps
+)  # in units of λ₁; 11 is the largest seen in SmolLM2 (benchmarks/spectra)
+RELATIVE_ERROR = 5e-7  # of each singular value, allowed to the Gram way
+SMALL = 256  # with fewer rows or columns than this all the values cost no more than the largest
+VERY_TALL = 8  # times as long as wide: one Gram matrix is cheaper than passes over W
+SETTLED = 1e-3  # of the eigenvalues σ² of the fast mode
+
+
+@torch.no_grad()
+def singular_values(
+    W: Tensor,  # (..., m, n)
+) -> Tensor:  # (..., min(m, n))
+    """All singular values, each within 1e-6 of itself against a float64 SVD, several times faster.
+
+    Values below the resolution of float64, σ₁·max(m, n)·2e-16, are as a float64 SVD gives them. A batch on the CPU is
+    computed matrix by matrix, one a core; for many matrices of different shapes use `map_side_by_side(singular_values,
+    matrices)`. Memory on top of W: at most 5 times the matrix in float32, for each matrix in flight.
+
+    Args:
+        W: matrix or batch of matrices.
+
+    Returns:
+        S: descending, ≥ 0, in float64 whatever the dtype of W.
+
+    Raises:
+        TypeError, ValueError: W is no floating-point matrix, is empty, or holds NaN or infinity.
+
+    Example:
+        >>> singular_values(torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, 4.0]]))
+        tensor([4., 3.], dtype=torch.float64)
+    """
+    require_matrix("W", W)
+    return _stacked(_all_values, W)[0]
+
+
+@torch.no_grad()
+def top_singular_values(
+    W: Tensor,  # (..., m, n)
+    count: int = 16,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:  # (..., count), (...)
+    """The largest singular values within 1 % (most within 1e-4), and the energy of all of them, exactly.
+
+    The energy of the others is `energy - S.square().sum(-1)`, exact to 1e-5 of the whole. Values below 1e-6·σ₁ are only
+    known to be that small. Memory on top of W: at most 2 times the matrix in float32, for each matrix in flight.
+
+    Args:
+        W: matrix or batch of matrices.
+        count: how many values, ≥ 1.
+        generator: source of the random start, on W's device; None gives the same start at every call.
+
+    Returns:
+        S: (..., min(count, m, n)) descending, float64; never above the true values but for rounding.
+        energy: (...) ‖W‖_F² = Σσ², float64.
+
+    Raises:
+        TypeError, ValueError: count below 1; W is no floating-point matrix, is empty, or holds NaN or infinity.
+
+    Example:
+        >>> S, energy = top_singular_values(torch.diag(torch.tensor([1.0, 3.0, 2.0])), 2)
+        >>> S.tolist(), energy.item()
+        ([3.0, 2.0], 14.0)
+    """
+    require_matrix("W", W)
+    require_count("count", count, low=1)
+    p = min(W.shape[-2:])
+    count = min(count, p)
+    if p <= SMALL or p <= 4 * count:
+        return _stacked(lambda X: (_all_values(X)[0][:count], _energy(X)), W)
+    start = torch.randn(count, p, dtype=torch.float64, device=W.device, generator=seeded(W.device, generator))
+    return _stacked(lambda X: _largest_values(X, start), W)
+
+
+@torch.no_grad()
+def truncated_svd(
+    W: Tensor,  # (..., m, n)
+    rank: int,  # r
+    *,
+    method: Literal["auto", "exact", "gram", "random"] = "auto",
+    oversample: int = 8,
+    power: int = 2,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # (..., m, r), (..., r), (..., r, n)
+    """The leading r singular triples: W ≈ U diag(S) Vh, the best approximation of rank r (Eckart and Young).
+
+    Args:
+        W: matrix or batch of matrices.
+        rank: how many triples r, from 1 to min(m, n).
+        method: "exact": LAPACK's SVD, cut. "gram": from the float64 Gram matrix of the short side; as exact as float32
+            can show, and faster. "random": approximate, for r far below min(m, n); good where the spectrum falls.
+            "auto": "exact" for float64, "gram" for the others.
+        oversample: extra random directions of "random", ≥ 0.
+        power: passes of W Wᵀ that sharpen "random", ≥ 0.
+        generator: source of "random", on W's device; None gives the same draw at every call.
+
+    Returns:
+        U: orthonormal columns, also where W has a lower rank.
+        S: descending, ≥ 0.
+        Vh: orthonormal rows. All in W's dtype; factorised in float32, or float64 for float64.
+
+    Raises:
+        TypeError, ValueError: rank or method out of range; W is no floating-point matrix, is empty, or holds NaN or
+            infinity.
+
+    Example:
+        >>> W = torch.tensor([[0.0, 2.0], [5.0, 0.0], [0.0, 0.0]])
+        >>> U, S, Vh = truncated_svd(W, 1)
+        >>> S.tolist(), (U * S @ Vh).round(decimals=4).tolist()
+        ([5.0], [[0.0, 0.0], [5.0, 0.0], [0.0, 0.0]])
+    """
+    require_matrix("W", W)
+    require_rank(rank, W)
+    X = W.to(working_dtype(W.dtype))
+    if method == "auto":
+        method = "exact" if W.dtype == torch.float64 else "gram"
+    if method == "exact":
+        require_finite("W", W)
+        U, S, Vh = torch.linalg.svd(X, full_matrices=False)
+    elif method == "gram":
+        U, S, Vh = _stacked(lambda X: _gram_svd(X, rank), X)
+    elif method == "random":
+        p = min(W.shape[-2:])
+        Q = find_range(X, min(rank + oversample, p), oversample=0, power=power, generator=generator)
+        U, S, Vh = _through_left(X, Q)
+    else:
+        raise ValueError(f"method must be 'auto', 'exact', 'gram' or 'random', got {method!r}")
+    return U[..., :rank].to(W.dtype), S[..., :rank].to(W.dtype), Vh[..., :rank, :].to(W.dtype)
+
+
+def _stacked(function: Callable[[Tensor], tuple[Tensor, ...]], W: Tensor) -> tuple[Tensor, ...]:
+    """`function` of each matrix of the batch W, side by side, each of its results stacked to the shape of the batch."""
+    batch, shape = W.shape[:-2], W.shape[-2:]
+    if W.ndim == 2:
+        return function(W)
+    if W.numel() == 0:
+        return tuple(part.expand(*batch, *part.shape).clone() for part in function(W.new_zeros(shape)))
+    results = list(map_side_by_side(function, W.reshape(-1, *shape).unbind()))
+    return tuple(torch.stack(parts).reshape(*batch, *parts[0].shape) for parts in zip(*results, strict=True))
+
+
+def _all_values(
+    W: Tensor,  # (m, n)
+) -> tuple[Tensor]:  # (min(m, n),)
+    """All singular values by the Gram matrix, or by LAPACK where it lost digits."""
+    X, scale = in_range("W", W, torch.float64)
+    X = tall(X)
+    eigenvalues = torch.linalg.eigvalsh(gram(X, torch.float64)).flip(0)
+    # σ ≈ √(λ + δ) is off by δ/2λ of itself.
+    if bool(eigenvalues[-1] * 2 * RELATIVE_ERROR < eigenvalues[0] * GRAM_ERROR):
+        m, n = X.shape
+        values = torch.linalg.svdvals(triangle(X) if m >= 4 * n else X.double())
+    else:
+        values = eigenvalues.sqrt()
+    return (values * scale,)
+
+
+def _largest_values(
+    W: Tensor,  # (m, n)
+    start: Tensor,  # (count, min(m, n)) Gaussian
+) -> tuple[Tensor, Tensor]:  # (count,), ()
+    """The largest singular values by block Lanczos, in float64 where they fall too steeply for float32; and ‖W‖²."""
+    X, scale = in_range("W", W, working_dtype(W.dtype))
+    energy = _energy(X) * scale**2
+    X = tall(X)
+    for dtype in (torch.float32, torch.float64) if working_dtype(X.dtype) == torch.float32 else (torch.float64,):
+        # λ is known to a few eps·λ₁, so the smallest wanted one is good to SETTLED above this.
+        floor = 1e4 * torch.finfo(dtype).eps
+        eigenvalues, basis = _lanczos(X.to(dtype), start.to(dtype), floor)
+        if bool(eigenvalues[-1] >= floor * eigenvalues[0]):
+            return eigenvalues.sqrt() * scale, energy
+    return torch.linalg.svdvals(basis @ X.to(basis.dtype).mT)[: len(start)] * scale, energy
+
+
+def _lanczos(
+    X: Tensor,  # (m, n), m ≥ n
+    start: Tensor,  # (count, n)
+    floor: float,
+) -> Ritz:
+    m, n = X.shape
+    if m >= VERY_TALL * n:
+        A = symmetric(gram(X, X.dtype))
+        return leading_eigenvalues(lambda Q: Q @ A, start, tolerance=SETTLED, floor=floor)
+    return leading_eigenvalues(lambda Q: (Q @ X.mT) @ X, start, tolerance=SETTLED, floor=floor)
+
+
+def _energy(
+    W: Tensor,  # (m, n)
+) -> Tensor:  # ()
+    """‖W‖_F² in float64, row by row: one long float32 sum would lose digits."""
+    X = W if W.stride(-1) == 1 else W.mT
+    return torch.linalg.vector_norm(X, dim=-1, dtype=working_dtype(W.dtype)).double().square().sum()
+
+
+def _gram_svd(
+    W: Tensor,  # (m, n), float32 or float64
+    rank: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # (m, r), (r,), (r, n)
+    """V from the Gram matrix of the short side; U and S from the SVD of the narrow W V, so U is orthonormal always."""
+    X, scale = in_range("W", W, torch.float64)
+    X = tall(X)
+    V = torch.linalg.eigh(gram(X, torch.float64)).eigenvectors[:, -rank:].flip(-1).to(X.dtype)
+    U, S, turn = torch.linalg.svd(X @ V, full_matrices=False)
+    Vh = turn @ V.mT
+    S = S * scale
+    return (U, S, Vh) if W.shape[0] >= W.shape[1] else (Vh.mT, S, U.mT)
+
+
+def _through_left(
+    W: Tensor,  # (..., m, n)
+    Q: Tensor,  # (..., m, w)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The SVD of Q QᵀW."""
+    U, S, Vh = torch.linalg.svd(Q.mT @ W, full_matrices=False)
+    return Q @ U, S, Vh
