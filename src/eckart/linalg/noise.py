@@ -14,7 +14,7 @@ also at β = 1, where the density diverges at 0; μ_β is its root at ½, by bis
 
 The largest value of pure noise fluctuates about the edge by the Tracy–Widom law at the relative scale
 ½(1/√m + 1/√n)^{1/3} / (√m + √n) (Johnstone 2001). `outlier_threshold` adds MARGIN of it, the law's 99.9 % point. With
-σ̂'s own error, Gaussian noise had an outlier in at most 1.5 % of draws from 16×16 on, 0.3 % from 1:2 on.
+σ̂'s own error, 4000 draws of Gaussian noise had an outlier in 1.6 % at 16×16, 1.0 % at 30×30 and 0.2 % at 30×105.
 References: Marchenko and Pastur 1967; Gavish and Donoho, arXiv 1305.5870 (σ̂ from the median). Cost O(min(m, n)).
 Paper: the margin is ours; Gavish and Donoho cut where denoising loses least (4/√3·√n if square), we at the edge.
 """
@@ -95,7 +95,7 @@ def marchenko_pastur_edge(S: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def outlier_threshold(S: Tensor, shape: tuple[int, int]) -> Tensor:  # (..., k) -> (...)
-    """The value that the largest singular value of pure noise rarely exceeds (under 1.5 % from 16×16 on).
+    """The value that the largest singular value of pure noise rarely exceeds (in 1 % of draws or less from 30×30 on).
 
     Args:
         S: All min(m, n) singular values (..., k), descending.

@@ -10,8 +10,8 @@ package's convention). Clauset, Shalizi and Newman, arXiv 0706.1062; on weights 
 arXiv 1810.01075.
 
 Cost: all N maximum-likelihood fits are one cumulative sum. D at 64 positions per candidate bounds it from below; only
-candidates whose bound beats the best full D are evaluated in full, in batches. So the search is exact, at O(64·N) plus
-O(N) for each of the few hundred candidates that survive (all N, O(N²) time, in the worst case), in O(64·N) memory.
+candidates whose bound beats the best full D are evaluated in full, best bound first. So the search is exact, at O(64·N)
+plus O(N) for each candidate that survives: tens to hundreds; in the worst case all N, O(N²) time. Memory O(64·N).
 Paper: tails of fewer than `smallest_tail` values are not candidates; otherwise none.
 """
 
@@ -24,7 +24,7 @@ from eckart.linalg._check import require_count, working_dtype
 from eckart.linalg._spectrum import as_spectrum
 
 PROBES = 64  # positions that bound a candidate's distance from below
-BATCH = 64  # candidates evaluated in full at once
+WORK = 1 << 14  # distances evaluated at once: they stay in cache, and below what torch would share out to threads
 
 
 class PowerLaw(NamedTuple):
@@ -85,11 +85,12 @@ def _nearest(logs: Tensor, rank: Tensor, starts: Tensor, slopes: Tensor) -> tupl
     N = len(logs)
     steps = torch.linspace(0, 1, PROBES, dtype=logs.dtype, device=logs.device)
     probes = starts[:, None] + (steps * (N - 1 - starts)[:, None]).long()  # (candidates, PROBES)
-    bound = _distance(logs, rank, starts, slopes, probes)
+    parts = (tensor.split(WORK // PROBES) for tensor in (starts, slopes, probes))
+    bound = torch.cat([_distance(logs, rank, *part) for part in zip(*parts, strict=True)])
     order = bound.argsort()
     everything = torch.arange(N, device=logs.device)
     best, distance = order[0], bound.new_tensor(float("inf"))
-    for batch in order.split(BATCH):
+    for batch in order.split(max(1, WORK // N)):
         if bound[batch[0]] >= distance:
             break
         full = _distance(logs, rank, starts[batch], slopes[batch], everything.expand(len(batch), N))
