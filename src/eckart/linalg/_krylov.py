@@ -1,4 +1,4 @@
-"""The largest eigenvalues of a symmetric operator by block Lanczos with full orthogonalisation.
+"""The largest singular values by block Lanczos on A = WᵀW with full orthogonalisation.
 
 A block Q₀ of `count` random rows grows into an orthonormal basis K of span{Q₀, Q₀A, Q₀A², …}; the eigenvalues of
 T = K A Kᵀ (Ritz values) rise to A's. As the block is as wide as the number of wanted values, repeated eigenvalues are
@@ -15,9 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eckart.linalg._check import seeded
+from eckart.linalg._check import seeded, working_dtype
+from eckart.linalg._gram import gram, in_range, symmetric, tall
 
 FIRST = 4  # blocks before the first look at the values: earlier none has settled
+VERY_TALL = 8  # times as long as wide: one Gram matrix is cheaper than passes over W
+SETTLED = 1e-3  # of the eigenvalues σ²
 LOST = 0.05  # a row that loses all but this much of its length to the basis is orthogonalised again
 
 
@@ -26,6 +29,43 @@ class Ritz(NamedTuple):
 
     values: Tensor  # (count,) descending, float64
     basis: Tensor  # (d, n) orthonormal rows
+
+
+def largest_values(
+    W: Tensor,  # (m, n)
+    start: Tensor,  # (count, min(m, n)) Gaussian
+) -> tuple[Tensor, Tensor]:  # (count,), ()
+    """The largest singular values by block Lanczos, in float64 where they fall too steeply for float32; and ‖W‖²."""
+    X, scale = in_range("W", W, working_dtype(W.dtype))
+    squares = energy(X) * scale**2
+    X = tall(X)
+    for dtype in (torch.float32, torch.float64) if working_dtype(X.dtype) == torch.float32 else (torch.float64,):
+        # λ is known to a few eps·λ₁, so the smallest wanted one is good to SETTLED above this.
+        floor = 1e4 * torch.finfo(dtype).eps
+        eigenvalues, basis = _lanczos(X.to(dtype), start.to(dtype), floor)
+        if bool(eigenvalues[-1] >= floor * eigenvalues[0]):
+            return eigenvalues.sqrt() * scale, squares
+    return torch.linalg.svdvals(basis @ X.to(basis.dtype).mT)[: len(start)] * scale, squares
+
+
+def _lanczos(
+    X: Tensor,  # (m, n), m ≥ n
+    start: Tensor,  # (count, n)
+    floor: float,
+) -> Ritz:
+    m, n = X.shape
+    if m >= VERY_TALL * n:
+        A = symmetric(gram(X, X.dtype))
+        return leading_eigenvalues(lambda Q: Q @ A, start, tolerance=SETTLED, floor=floor)
+    return leading_eigenvalues(lambda Q: (Q @ X.mT) @ X, start, tolerance=SETTLED, floor=floor)
+
+
+def energy(
+    W: Tensor,  # (m, n)
+) -> Tensor:  # ()
+    """‖W‖_F² in float64, row by row: one long float32 sum would lose digits."""
+    X = W if W.stride(-1) == 1 else W.mT
+    return torch.linalg.vector_norm(X, dim=-1, dtype=working_dtype(W.dtype)).double().square().sum()
 
 
 def leading_eigenvalues(

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from eckart.linalg._check import require_count, require_finite, require_matrix, require_rank, seeded, working_dtype
-from eckart.linalg._gram import gram, in_range, symmetric, tall, triangle
-from eckart.linalg._krylov import Ritz, leading_eigenvalues
+from eckart.linalg._gram import gram, in_range, tall, triangle
+from eckart.linalg._krylov import energy, largest_values
 from eckart.linalg.parallel import map_side_by_side
 from eckart.linalg.subspace import find_range
 
@@ -28,8 +28,6 @@ GRAM_ERROR = (
 )  # in units of λ₁; 11 is the largest seen in SmolLM2 (benchmarks/spectra)
 RELATIVE_ERROR = 5e-7  # of each singular value, allowed to the Gram way
 SMALL = 256  # with fewer rows or columns than this all the values cost no more than the largest
-VERY_TALL = 8  # times as long as wide: one Gram matrix is cheaper than passes over W
-SETTLED = 1e-3  # of the eigenvalues σ² of the fast mode
 
 
 @torch.no_grad()
@@ -93,9 +91,11 @@ def top_singular_values(
     p = min(W.shape[-2:])
     count = min(count, p)
     if p <= SMALL or p <= 4 * count:
-        return _stacked(lambda X: (_all_values(X)[0][:count], _energy(X)), W)
-    start = torch.randn(count, p, dtype=torch.float64, device=W.device, generator=seeded(W.device, generator))
-    return _stacked(lambda X: _largest_values(X, start), W)
+        S, squares = _stacked(lambda X: (_all_values(X)[0][:count], energy(X)), W)
+    else:
+        start = torch.randn(count, p, dtype=torch.float64, device=W.device, generator=seeded(W.device, generator))
+        S, squares = _stacked(lambda X: largest_values(X, start), W)
+    return S, squares
 
 
 @torch.no_grad()
@@ -179,43 +179,6 @@ def _all_values(
     else:
         values = eigenvalues.sqrt()
     return (values * scale,)
-
-
-def _largest_values(
-    W: Tensor,  # (m, n)
-    start: Tensor,  # (count, min(m, n)) Gaussian
-) -> tuple[Tensor, Tensor]:  # (count,), ()
-    """The largest singular values by block Lanczos, in float64 where they fall too steeply for float32; and ‖W‖²."""
-    X, scale = in_range("W", W, working_dtype(W.dtype))
-    energy = _energy(X) * scale**2
-    X = tall(X)
-    for dtype in (torch.float32, torch.float64) if working_dtype(X.dtype) == torch.float32 else (torch.float64,):
-        # λ is known to a few eps·λ₁, so the smallest wanted one is good to SETTLED above this.
-        floor = 1e4 * torch.finfo(dtype).eps
-        eigenvalues, basis = _lanczos(X.to(dtype), start.to(dtype), floor)
-        if bool(eigenvalues[-1] >= floor * eigenvalues[0]):
-            return eigenvalues.sqrt() * scale, energy
-    return torch.linalg.svdvals(basis @ X.to(basis.dtype).mT)[: len(start)] * scale, energy
-
-
-def _lanczos(
-    X: Tensor,  # (m, n), m ≥ n
-    start: Tensor,  # (count, n)
-    floor: float,
-) -> Ritz:
-    m, n = X.shape
-    if m >= VERY_TALL * n:
-        A = symmetric(gram(X, X.dtype))
-        return leading_eigenvalues(lambda Q: Q @ A, start, tolerance=SETTLED, floor=floor)
-    return leading_eigenvalues(lambda Q: (Q @ X.mT) @ X, start, tolerance=SETTLED, floor=floor)
-
-
-def _energy(
-    W: Tensor,  # (m, n)
-) -> Tensor:  # ()
-    """‖W‖_F² in float64, row by row: one long float32 sum would lose digits."""
-    X = W if W.stride(-1) == 1 else W.mT
-    return torch.linalg.vector_norm(X, dim=-1, dtype=working_dtype(W.dtype)).double().square().sum()
 
 
 def _gram_svd(
