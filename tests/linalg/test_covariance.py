@@ -76,3 +76,14 @@ def test_a_stack_of_layers_with_one_input_shares_the_covariance(generator: torch
     T = anchored_target(W, C, M)
     torch.testing.assert_close(T[1], anchored_target(W[1], C, M))
     torch.testing.assert_close(T.flatten(0, 1), anchored_target(W.flatten(0, 1), C, M))
+
+
+def test_shrinking_both_covariances_penalises_leaving_the_weight(generator: torch.Generator) -> None:
+    W = torch.randn(7, 12, dtype=torch.float64, generator=generator)
+    (X, _), (X_hat, C) = covariance(12, 5, 1), covariance(12, 5, 2)
+    M, alpha = X @ X_hat.T, 0.1
+    T = anchored_target(W, shrink(C, alpha), (1 - alpha) * (M - C) + shrink(C, alpha))
+    penalty = (alpha / (1 - alpha) * C.trace() / 12).sqrt()  # of ‖W X − T X̂‖² + penalty²‖W − T‖²
+    eye = penalty * torch.eye(12, dtype=torch.float64)
+    best = torch.linalg.lstsq(torch.cat((X_hat, eye), 1).T, (W @ torch.cat((X, eye), 1)).T).solution.T
+    torch.testing.assert_close(T, best)

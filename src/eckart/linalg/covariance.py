@@ -40,7 +40,8 @@ def shrink(
     """Pull a covariance towards a multiple of the identity: (1−α)C + α·tr(C)/n·I.
 
     Few tokens show too little of C; shrinking keeps directions that calibration did not see from counting nothing.
-    With `cross=M` in an anchored problem, the matching cross-covariance is M + shrink(C, α) − C.
+    With `cross=M` in an anchored problem, the matching cross-covariance is (1−α)(M − C) + shrink(C, α): together they
+    add a penalty on ‖T − W‖ to the fit.
 
     Args:
         C: Covariance (..., n, n), any float dtype.
