@@ -26,7 +26,7 @@ def require_finite(name: str, W: Tensor) -> None:
     if W.numel() == 0:
         return
     # NaN propagates through both. A transposed view is read in the order it lies in memory, 30 × faster.
-    low, high = (W.mT if W.mT.is_contiguous() else W).aminmax()
+    low, high = (W.mT if W.ndim > 1 and W.mT.is_contiguous() else W).aminmax()
     if not bool(torch.isfinite(torch.stack((low, high))).all()):
         bad = int((~torch.isfinite(W)).sum())
         raise ValueError(
