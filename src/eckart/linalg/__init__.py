@@ -4,7 +4,12 @@ Matrices are (..., m, n) with W (m, n) = (out, in) as in `nn.Linear`. Any float 
 float32 (float64 for float64 input), and the same dtype comes out. Non-finite input raises ValueError.
 """
 
+from eckart.linalg.allocation import allocate, rank_cost
+from eckart.linalg.approximation import approximation_error, weighted_approximation, weighted_singular_values
+from eckart.linalg.covariance import anchored_target, shrink
 from eckart.linalg.dimension import intrinsic_dimension
+from eckart.linalg.factored import balance, product_sum, product_svd, product_truncate
+from eckart.linalg.factored_norms import product_distance, product_inner, product_norm
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
 from eckart.linalg.parallel import map_side_by_side
 from eckart.linalg.pivoting import pivot_factors, pivot_rows
@@ -29,6 +34,10 @@ from eckart.linalg.svd import singular_values, top_singular_values, truncated_sv
 __all__ = [
     "PowerLaw",
     "Quantized",
+    "allocate",
+    "anchored_target",
+    "approximation_error",
+    "balance",
     "count_outliers",
     "dequantize",
     "effective_rank",
@@ -48,10 +57,20 @@ __all__ = [
     "pivot_factors",
     "pivot_rows",
     "power_law",
+    "product_distance",
+    "product_inner",
+    "product_norm",
+    "product_sum",
+    "product_svd",
+    "product_truncate",
     "quantize",
+    "rank_cost",
+    "shrink",
     "singular_values",
     "stable_rank",
     "stochastic_round",
     "top_singular_values",
     "truncated_svd",
+    "weighted_approximation",
+    "weighted_singular_values",
 ]
