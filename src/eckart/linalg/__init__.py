@@ -5,15 +5,22 @@ float32 (float64 for float64 input), and the same dtype comes out. Non-finite in
 """
 
 from eckart.linalg.allocation import allocate, rank_cost
+from eckart.linalg.angles import overlap, principal_angles
 from eckart.linalg.approximation import approximation_error, weighted_approximation, weighted_singular_values
+from eckart.linalg.chain import compressed_chain, spectral_start
 from eckart.linalg.covariance import anchored_target, shrink
 from eckart.linalg.dimension import intrinsic_dimension
 from eckart.linalg.factored import balance, product_sum, product_svd, product_truncate
 from eckart.linalg.factored_norms import product_distance, product_inner, product_norm
+from eckart.linalg.invariant import complete, factorization_signal, invariant_subspace, propagate
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
+from eckart.linalg.norms import k_support_norm, nuclear_norm, schatten_norm, vector_k_support_norm
+from eckart.linalg.orthonormal import orthonormalize
 from eckart.linalg.parallel import map_side_by_side
 from eckart.linalg.pivoting import pivot_factors, pivot_rows
 from eckart.linalg.powerlaw import PowerLaw, power_law
+from eckart.linalg.proximal import prox_k_support_squared, prox_nuclear, prox_schatten
+from eckart.linalg.proximal_vector import prox_power, prox_vector_k_support_squared
 from eckart.linalg.quantize import Quantized, dequantize, quantize, stochastic_round
 from eckart.linalg.spectrum import (
     effective_rank,
@@ -29,6 +36,7 @@ from eckart.linalg.spectrum_bounds import (
     nuclear_ratio_bounds,
     participation_ratio_bounds,
 )
+from eckart.linalg.subspace import captured_energy, find_range, refresh
 from eckart.linalg.svd import singular_values, top_singular_values, truncated_svd
 
 __all__ = [
@@ -38,39 +46,60 @@ __all__ = [
     "anchored_target",
     "approximation_error",
     "balance",
+    "captured_energy",
+    "complete",
+    "compressed_chain",
     "count_outliers",
     "dequantize",
     "effective_rank",
     "effective_rank_bounds",
     "energy_rank",
     "energy_rank_bounds",
+    "factorization_signal",
+    "find_range",
     "intrinsic_dimension",
+    "invariant_subspace",
+    "k_support_norm",
     "map_side_by_side",
     "marchenko_pastur_edge",
     "marchenko_pastur_median",
+    "nuclear_norm",
     "nuclear_ratio",
     "nuclear_ratio_bounds",
     "numerical_rank",
+    "orthonormalize",
     "outlier_threshold",
+    "overlap",
     "participation_ratio",
     "participation_ratio_bounds",
     "pivot_factors",
     "pivot_rows",
     "power_law",
+    "principal_angles",
     "product_distance",
     "product_inner",
     "product_norm",
     "product_sum",
     "product_svd",
     "product_truncate",
+    "propagate",
+    "prox_k_support_squared",
+    "prox_nuclear",
+    "prox_power",
+    "prox_schatten",
+    "prox_vector_k_support_squared",
     "quantize",
     "rank_cost",
+    "refresh",
+    "schatten_norm",
     "shrink",
     "singular_values",
+    "spectral_start",
     "stable_rank",
     "stochastic_round",
     "top_singular_values",
     "truncated_svd",
+    "vector_k_support_norm",
     "weighted_approximation",
     "weighted_singular_values",
 ]
