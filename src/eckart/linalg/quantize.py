@@ -70,10 +70,9 @@ def quantize(
     require_count("block", block, low=1)
     if not x.is_floating_point():
         raise TypeError(f"x must be real floating point, got {x.dtype} of shape {tuple(x.shape)}; use x.float()")
-    values = x.detach().float()
-    require_finite("x (in float32)", values)
+    rows = _blocks(x.detach().float().flatten(), block)
+    require_finite("x, in float32 and in blocks,", rows)
     level = _LEVELS[bits]
-    rows = _blocks(values.flatten(), block)
     scales = rows.abs().amax(-1) / level
     steps = rows / torch.where(scales > 0, scales, torch.ones_like(scales)).unsqueeze(-1)
     codes = _round(steps, stochastic, generator).clamp_(-level, level).to(torch.int8).flatten()[: x.numel()]
