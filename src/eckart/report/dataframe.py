@@ -26,8 +26,9 @@ def frame(profile: "Profile") -> pd.DataFrame:
         >>> from eckart.report import frame
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False))
         >>> _ = torch.nn.init.eye_(model[0].weight)
-        >>> frame(eckart.measure(model)).loc[0, ["name", "m", "n", "stable_rank"]].tolist()
-        ['0', 2, 3, 2.0]
+        >>> print(frame(eckart.measure(model))[["name", "m", "n", "stable_rank"]].to_string(index=False))
+        name  m  n  stable_rank
+           0  2  3          2.0
     """
     rows = profile.rows()
     columns: dict[str, pd.Series] = {}
