@@ -147,15 +147,20 @@ def energy_rank_bounds(
     """
     require_fraction("fraction", fraction)
     known = _known(S_top, energy, count)
-    left = known.top.flip(-1).cumsum(-1).flip(-1) + known.tail.unsqueeze(-1)  # what ranks 0 … k−1 leave out
-    allowed = (1 - fraction) * left[..., 0] * (1 + TIE)
-    within = (left > allowed.unsqueeze(-1)).sum(-1)
-    missing = known.tail - allowed
-    fuzz = ROUNDING * left[..., 0]
-    low = ((missing - fuzz) / _nonzero(known.cap)).ceil().clamp(1, max(known.rest, 1)).long()
-    high = ((missing + fuzz) * known.rest / _nonzero(known.tail)).ceil().clamp(1, max(known.rest, 1)).long()
-    beyond = (missing > 0) & (known.rest > 0)
-    return within + torch.where(beyond, low, 0), within + torch.where(beyond, high, 0)
+    total = known.top.sum(-1) + known.tail
+    allowed = (1 - fraction) * total * (1 + TIE)
+    least = (known.tail - ROUNDING * total).clamp_min(0)
+    most = torch.minimum(known.tail + ROUNDING * total, known.rest * known.cap)
+    low = _rank_leaving(allowed, known.top, least, known.cap)
+    high = _rank_leaving(allowed, known.top, most, most / max(known.rest, 1))
+    return low, high.clamp_max(count)
+
+
+def _rank_leaving(allowed: Tensor, top: Tensor, tail: Tensor, each: Tensor) -> Tensor:  # (...) -> (...) int64
+    """The smallest rank that leaves out at most `allowed`, if one value beyond the top has energy `each`."""
+    left = top.flip(-1).cumsum(-1).flip(-1) + tail.unsqueeze(-1)  # what ranks 0 … k−1 leave out
+    beyond = ((tail - allowed).clamp_min(0) / _nonzero(each)).ceil().long()
+    return (left > allowed.unsqueeze(-1)).sum(-1) + beyond
 
 
 def _known(S_top: Tensor, energy: Tensor | float, count: int) -> _Known:
