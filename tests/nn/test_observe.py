@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eckart.nn import Matrix, matrices, observe
 from eckart.nn.observe import WANTED
-from tests.families import families
+from families import families
 
 FAMILIES = families()
 
@@ -199,9 +199,7 @@ def test_samples_are_rows_that_were_read(case: tuple) -> None:
 def test_gradients_are_the_mean_of_the_batches_gradients(case: tuple) -> None:
     (found, _, _, gradients), seen = case
     for matrix in found:
-        torch.testing.assert_close(
-            seen[matrix.name].gradient, gradients[matrix.name], msg=lambda m: f"{matrix.name} {m}"
-        )
+        torch.testing.assert_close(seen[matrix.name].gradient, gradients[matrix.name])
 
 
 def test_output_gradients_have_their_second_moment(case: tuple) -> None:

@@ -153,6 +153,10 @@ def _warn(matrices: Sequence[Matrix], found: dict[str, Observation], reads: Read
             missing.setdefault("gradient left out: the loss does not depend on the weight", []).append(matrix.name)
     if reads.whole:
         missing["padding counted too: the input cannot be matched to attention_mask"] = sorted(reads.whole)
+    for shape in reads.unread:
+        warnings.warn(
+            f"observe: attention_mask of shape {shape} is not (batch, tokens): every row was counted", stacklevel=4
+        )
     for complaint, names in missing.items():
         warnings.warn(f"observe: {complaint}: {', '.join(names)}", stacklevel=4)
 

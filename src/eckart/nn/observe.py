@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.nn.batches import Padding, run_model, to_device
+from eckart.nn.batches import run_model, to_device
 from eckart.nn.gradients import WeightGradients, loss_of
 from eckart.nn.matrices import Matrix, Patterns, matrices
 from eckart.nn.observation import Observation, collect
@@ -120,7 +120,7 @@ def _run(
     count = 0
     for batch in batches:
         batch = to_device(batch, device)
-        reads.padding = Padding(batch)
+        reads.begin_batch(batch)
         observer.begin_batch(generator)
         _pass(model, batch, reads, observer, forward, loss)
         observer.end_batch()

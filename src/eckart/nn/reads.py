@@ -63,15 +63,22 @@ class Weights:
 class Reads(TorchFunctionMode):
     """While active, hands every product with an observed weight to `on_read(reads, output)`, which gives the output.
 
-    Set `padding` before each batch. `whole` collects the names of matrices whose rows were all counted although the
-    batch is padded, since their inputs could not be matched to the mask.
+    `begin_batch` comes before each batch. `whole` collects the names of matrices whose rows were all counted although the
+    batch is padded, since their inputs could not be matched to the mask, and `unread` the shapes of unknown masks.
     """
 
     def __init__(self, weights: Weights, on_read: Callable[[list[Read], Tensor], Tensor]) -> None:
         super().__init__()
         self.weights, self.on_read = weights, on_read
-        self.padding = Padding(None)
         self.whole: set[str] = set()
+        self.unread: set[tuple[int, ...]] = set()
+        self.padding = Padding(None)
+
+    def begin_batch(self, batch: Any) -> None:
+        """Read the padding of the batch to come."""
+        self.padding = Padding(batch)
+        if self.padding.unread is not None:
+            self.unread.add(self.padding.unread)
 
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
