@@ -35,8 +35,8 @@ def invariant_subspace(
     """The input directions V_11 that move, from the first layer's signal and starting weight (T1, T2, T4).
 
     Args:
-        signal: S of the table above. For T2 prefer `factorization_signal` to the gradient, which has full rank when ε is
-            not tiny.
+        signal: S of the table above. For T2 prefer `factorization_signal` to the gradient, which has full rank when ε
+            is not tiny.
         weight: W_1(0), ε times a (semi-)orthogonal matrix.
         rank: r, the number of classes (T1) or the (assumed) rank of the target (T2, T4); 2r ≤ n.
 
