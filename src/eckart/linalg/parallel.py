@@ -116,6 +116,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     everyone_is_here = threading.Barrier(workers)
 
     def settle(_: int) -> None:
+        torch.get_num_threads()  # a thread takes the default at its first use of torch: have that behind us
         torch.set_num_threads(1)
         everyone_is_here.wait()
 
