@@ -88,20 +88,26 @@ def _nearest(logs: Tensor, rank: Tensor, starts: Tensor, slopes: Tensor) -> tupl
     parts = (tensor.split(WORK // PROBES) for tensor in (starts, slopes, probes))
     bound = torch.cat([_distance(logs, rank, *part) for part in zip(*parts, strict=True)])
     order = bound.argsort()
-    everything = torch.arange(N, device=logs.device)
     best, distance = order[0], bound.new_tensor(float("inf"))
     for batch in order.split(max(1, WORK // N)):
         if bound[batch[0]] >= distance:
             break
-        full = _distance(logs, rank, starts[batch], slopes[batch], everything.expand(len(batch), N))
+        full = _distance(logs, rank, starts[batch], slopes[batch])
         if full.min() < distance:
             best, distance = batch[full.argmin()], full.min()
     return best, distance
 
 
-def _distance(logs: Tensor, rank: Tensor, starts: Tensor, slopes: Tensor, at: Tensor) -> Tensor:  # (c,), (c, p) -> (c,)
-    """max over the positions `at` of |model − data|, positions before the start left out."""
+def _distance(
+    logs: Tensor,  # (N,)
+    rank: Tensor,  # (N,)
+    starts: Tensor,  # (c,)
+    slopes: Tensor,  # (c,)
+    at: Tensor | None = None,  # (c, p) positions, None: all N
+) -> Tensor:  # (c,)
+    """max over the positions of |model − data|, those before the start left out."""
     begin = starts[:, None]
-    model = -torch.expm1(-slopes[:, None] * (logs[at] - logs[begin]).clamp_min(0))
-    data = (rank[at] - begin).clamp_min(0) / (len(logs) - begin)
+    reached, below = (logs, rank) if at is None else (logs[at], rank[at])
+    model = -torch.expm1(-slopes[:, None] * (reached - logs[begin]).clamp_min(0))
+    data = (below - begin).clamp_min(0) / (len(logs) - begin)
     return (model - data).abs().amax(-1)  # before the start both are 0
