@@ -24,7 +24,7 @@ from eckart.linalg._check import require_count, working_dtype
 from eckart.linalg._spectrum import as_spectrum
 
 PROBES = 64  # positions that bound a candidate's distance from below
-WORK = 1 << 14  # distances evaluated at once: they stay in cache, and below what torch would share out to threads
+WORK = 1 << 16  # distances evaluated at once: they stay in cache
 
 
 class PowerLaw(NamedTuple):
