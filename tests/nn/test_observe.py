@@ -229,6 +229,7 @@ def test_gradient_is_output_gradients_times_inputs_for_attention_and_experts() -
     torch.testing.assert_close(seen.output_gradient_second_moment, torch.outer(g, g))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same")
 def test_padding_modes_and_same_padding_are_observed_as_they_are_computed() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 9, 8, dtype=torch.float64, generator=generator)

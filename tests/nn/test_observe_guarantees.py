@@ -148,10 +148,61 @@ def test_plain_products_with_the_weight_are_seen() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             W = self.a.weight
-            return x @ W.T + torch.matmul(x, W.t()) + x.mm(W.T) + torch.addmm(x, x, W.mT)
+            return x @ W.T + torch.matmul(x, W.t()) + torch.mm(x, mat2=W.T) + torch.addmm(x, x, W.mT)
 
     seen = observe(Products(), rows(), ["input_covariance"])
     assert seen["a"].tokens == 4 * 8
+
+
+def test_experts_in_one_batched_product_are_seen() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden_size, self.up_proj = 6, nn.Parameter(torch.randn(3, 6, 4))
+
+        def forward(self, x: Tensor) -> Tensor:  # (N, 6)
+            return torch.bmm(x.expand(3, -1, -1) * torch.arange(3.0).view(3, 1, 1), self.up_proj)
+
+    seen = observe(nn.ModuleList([Experts()]), rows(), WANTED, forward=lambda m, x: m[0](x), loss=square)["0.up_proj"]
+    x = torch.cat(rows())
+    assert (seen.tokens, seen.stack_tokens.tolist()) == (24, [8, 8, 8])
+    for expert in range(3):
+        torch.testing.assert_close(seen.input_second_moment[expert], expert**2 * x.T @ x / 8)
+    assert seen.gradient.shape == (3, 4, 6)
+    assert seen.output_gradient_second_moment.shape == (3, 4, 4)
+
+
+def test_gradients_are_never_alive_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    grad = torch.autograd.grad
+
+    def spy(*args: Any, **options: Any) -> Any:
+        given = grad(*args, **options)
+        sizes.extend(g.untyped_storage().nbytes() for g in given if g is not None)
+        return given
+
+    monkeypatch.setattr(torch.autograd, "grad", spy)
+    observe(net(), rows(batches=1), ["gradient"], loss=square)
+    assert sizes == [4, 4]  # one number instead of each gradient
+
+
+def test_sparse_gradients_of_an_embedding_are_summed() -> None:
+    ids = torch.tensor([[0, 2, 2]])
+    dense, sparse = (nn.Sequential(nn.Embedding(5, 3, sparse=s, _weight=torch.ones(5, 3))) for s in (False, True))
+    one, two = (
+        observe(model, [ids], ["gradient"], loss=lambda y, _: y.square().sum())["0"] for model in (dense, sparse)
+    )
+    assert torch.equal(one.gradient, two.gradient)
+    assert one.tokens == 3
+
+
+def test_it_works_inside_inference_mode() -> None:
+    model, batches = net(), rows()
+    expected = observe(model, batches, WANTED, loss=square)
+    with torch.inference_mode():
+        got = observe(model, batches, WANTED, loss=square)
+    assert torch.equal(got["3"].gradient, expected["3"].gradient)
+    assert torch.equal(got["3"].input_second_moment, expected["3"].input_second_moment)
 
 
 def test_cross_attention_is_left_out_by_name_but_for_its_gradient() -> None:

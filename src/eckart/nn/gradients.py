@@ -70,10 +70,9 @@ class WeightGradients:
             if total is None:
                 dtype = torch.float64 if g.dtype == torch.float64 else torch.float32
                 total = self.sums[name] = torch.zeros(g.shape, dtype=dtype, device=g.device)
-            g = g.to_dense() if g.is_sparse else g
             total += g
             self._check(name, total)
-            return g.new_zeros(()).expand_as(g)
+            return None if g.is_sparse else g.new_zeros(()).expand_as(g)
 
 
 def loss_of(output: Any, batch: Any, loss: Callable[[Any, Any], Tensor] | None) -> Tensor:

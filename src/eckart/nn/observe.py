@@ -21,7 +21,8 @@ from eckart.nn.gradients import WeightGradients, loss_of
 from eckart.nn.matrices import Matrix, Patterns, matrices
 from eckart.nn.observation import Observation, collect
 from eckart.nn.observer import Observer
-from eckart.nn.reads import Reads, Weights
+from eckart.nn.reads import Reads
+from eckart.nn.storage import Weights
 
 WANTED = ("input_covariance", "output_gradient_covariance", "gradient", "input_norms", "input_sample")
 
@@ -88,7 +89,7 @@ def observe(
     wanted = _checked(wanted, batches, sample_size)
     found = matrices(model, targets, exclude)
     stored = [matrix for matrix in found if _is_stored(matrix)]
-    computed = [matrix for matrix in found if matrix not in stored]
+    computed = [matrix for matrix in found if not _is_stored(matrix)]
     observer = Observer({matrix.name for matrix in computed}, wanted, sample_size)
     reads = Reads(Weights(stored), observer.on_read)
     with ExitStack() as stack:

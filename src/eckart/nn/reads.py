@@ -7,7 +7,7 @@ convolutions as they come out, and a layer that is called twice or not at all.
 """
 
 import types
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from eckart.nn.batches import Padding
 from eckart.nn.matrices import Matrix
 from eckart.nn.patches import patches, positions
+from eckart.nn.storage import Weights
 
 
 @dataclass(frozen=True)
@@ -34,37 +35,11 @@ class Read:
     output_rows: Callable[[Tensor], Tensor] | None  # the output's gradient -> (slots, count, m)
 
 
-class Weights:
-    """The observed weights by their place in memory."""
-
-    def __init__(self, matrices: Sequence[Matrix]) -> None:
-        self._places: dict[int, list[tuple[Matrix, Tensor]]] = {}
-        self.notes: dict[str, str] = {}  # name -> why a product with the weight was not counted
-        for matrix in matrices:
-            W = getattr(matrix.module, matrix.parameter) if matrix.kind == "conv" else matrix.weight()
-            W = W.detach()
-            self._places.setdefault(W.untyped_storage().data_ptr(), []).append((matrix, W))
-
-    def find(self, V: object) -> tuple[Matrix, slice] | None:  # (m, n) or (stack, m, n), or as a convolution stores it
-        """The matrix whose weight V is, and which of its stack; None (and a note) for other views of the weight."""
-        if not isinstance(V, Tensor) or V.is_meta:
-            return None
-        for matrix, W in self._places.get(V.untyped_storage().data_ptr(), ()):
-            first = V.storage_offset() - W.storage_offset()
-            if _same(V, W) and first == 0:
-                return matrix, slice(0, matrix.stack)
-            if matrix.kind == "experts" and _same(V, W[0]) and first in range(0, W.numel(), W.stride(0)):
-                return matrix, slice(first // W.stride(0), first // W.stride(0) + 1)
-            if 0 <= first < W.numel():
-                self.notes[matrix.name] = "is multiplied in parts, or transposed"
-        return None
-
-
 class Reads(TorchFunctionMode):
     """While active, hands every product with an observed weight to `on_read(reads, output)`, which gives the output.
 
-    `begin_batch` comes before each batch. `whole` collects the names of matrices whose rows were all counted although the
-    batch is padded, since their inputs could not be matched to the mask, and `unread` the shapes of unknown masks.
+    `begin_batch` comes before each batch. `whole` collects the names of matrices whose rows were all counted although
+    the batch is padded, since their inputs could not be matched to the mask, and `unread` the shapes of unknown masks.
     """
 
     def __init__(self, weights: Weights, on_read: Callable[[list[Read], Tensor], Tensor]) -> None:
@@ -114,9 +89,20 @@ class Reads(TorchFunctionMode):
     def _addmm(self, out: Tensor, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> list[Read]:
         return self._matmul(out, mat1, mat2)
 
-    def _matmul(self, out: Tensor, input: Tensor, other: Tensor, **_: Any) -> list[Read]:
-        matrix = isinstance(other, Tensor) and other.ndim == 2
-        return self._linear(out, input, other.mT) if matrix else []
+    def _matmul(self, out: Tensor, input: Tensor, other: Tensor | None = None, **named: Any) -> list[Read]:
+        other = named.get("mat2") if other is None else other
+        if not isinstance(other, Tensor) or other.ndim not in (2, 3):
+            return []
+        return self._linear(out, input, other.mT) if other.ndim == 2 else self._batched(input, other.mT)
+
+    def _batched(self, x: Tensor, V: Tensor) -> list[Read]:  # (stack or 1, N, n), (stack, m, n)
+        found = self.weights.find(V)
+        if not found:
+            return []
+        if self.padding.shape is not None:
+            self.whole.add(found[0].name)
+        rows = x.expand(len(V), -1, -1)
+        return [Read(found[0], x, found[1], rows.shape[1], "rows", lambda: [rows], lambda g: g)]
 
     def _convolution(
         self,
@@ -174,13 +160,6 @@ class Reads(TorchFunctionMode):
         return []
 
 
-def _same(V: Tensor, W: Tensor) -> bool:
-    """Same shape and layout; the stride of a dimension of size one says nothing."""
-    if V.shape != W.shape:
-        return False
-    return all(size == 1 or a == b for size, a, b in zip(V.shape, V.stride(), W.stride(), strict=True))
-
-
 def _open(function: Callable) -> Callable:
     """A copy of a composite function of torch whose inner products a mode still sees.
 
@@ -197,7 +176,8 @@ _opened_attention = _open(F.multi_head_attention_forward)
 _FINDERS: dict[Callable, Callable[..., list[Read]]] = {
     F.linear: Reads._linear,
     **dict.fromkeys((torch.addmm, Tensor.addmm), Reads._addmm),
-    **dict.fromkeys((torch.mm, torch.matmul, Tensor.mm, Tensor.matmul, Tensor.__matmul__), Reads._matmul),
+    **dict.fromkeys((torch.mm, torch.bmm, torch.matmul), Reads._matmul),
+    **dict.fromkeys((Tensor.mm, Tensor.bmm, Tensor.matmul, Tensor.__matmul__), Reads._matmul),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), Reads._convolution),
     torch._grouped_mm: Reads._grouped,
     **dict.fromkeys((F.embedding, F.embedding_bag), Reads._embedding),
