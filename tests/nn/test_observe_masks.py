@@ -132,6 +132,25 @@ def test_inputs_that_cannot_be_matched_are_counted_whole_and_named(batch: dict[s
     torch.testing.assert_close(seen["heads"].input_norms, real.view(-1, 2).square().mean(0).sqrt())
 
 
+def test_output_gradients_at_hidden_positions_are_left_out_and_the_gradient_is_the_loss_s_own(
+    batch: dict[str, Tensor],
+) -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.a(x)
+
+    model = One()
+    seen = observe(model, [batch], WANTED, loss=lambda y, _: y.square().sum() / 2)["a"]  # so that g = y
+    g = model.a(batch["x"]).detach()
+    real = g[batch["attention_mask"] == 1]
+    torch.testing.assert_close(seen.output_gradient_second_moment, real.T @ real / 8)
+    torch.testing.assert_close(seen.gradient, g.flatten(0, 1).T @ batch["x"].flatten(0, 1))
+
+
 def test_a_mask_without_zeros_warns_of_nothing(batch: dict[str, Tensor]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
