@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eckart.linalg.covariance import anchored_target, shrink
+from eckart.linalg.covariance import anchored_target, psd_eigenvalues, shrink
 
 
 def covariance(n: int, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -87,3 +87,11 @@ def test_shrinking_both_covariances_penalises_leaving_the_weight(generator: torc
     eye = penalty * torch.eye(12, dtype=torch.float64)
     best = torch.linalg.lstsq(torch.cat((X_hat, eye), 1).T, (W @ torch.cat((X, eye), 1)).T).solution.T
     torch.testing.assert_close(T, best)
+
+
+def test_psd_eigenvalues_are_the_squared_singular_values_of_the_data(matrix: torch.Tensor) -> None:
+    N = len(matrix)
+    values = psd_eigenvalues(matrix.T @ matrix / N)
+    S = torch.zeros(matrix.shape[1], dtype=torch.float64)
+    S[: min(matrix.shape)] = torch.linalg.svdvals(matrix)
+    torch.testing.assert_close(values, S.square() / N, rtol=1e-9, atol=1e-14 * float(S[0]) ** 2 + 1e-300)

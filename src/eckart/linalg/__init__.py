@@ -8,7 +8,7 @@ from eckart.linalg.allocation import allocate, rank_cost
 from eckart.linalg.angles import overlap, principal_angles
 from eckart.linalg.approximation import approximation_error, weighted_approximation, weighted_singular_values
 from eckart.linalg.chain import compressed_chain, spectral_start
-from eckart.linalg.covariance import anchored_target, shrink
+from eckart.linalg.covariance import anchored_target, psd_eigenvalues, shrink
 from eckart.linalg.dimension import intrinsic_dimension
 from eckart.linalg.factored import balance, product_sum, product_svd, product_truncate
 from eckart.linalg.factored_norms import product_distance, product_inner, product_norm
@@ -88,6 +88,7 @@ __all__ = [
     "prox_power",
     "prox_schatten",
     "prox_vector_k_support_squared",
+    "psd_eigenvalues",
     "quantize",
     "rank_cost",
     "refresh",

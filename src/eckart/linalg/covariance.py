@@ -1,4 +1,4 @@
-"""Covariances as metrics: check, shrink, take roots, and move a weight to inputs that have already changed.
+"""Covariances as metrics: check, shrink, take roots and spectra, and move a weight to inputs that have already changed.
 
 C = Σ x xᵀ (n, n) of a layer's inputs and G = Σ g gᵀ (m, m) of its output gradients turn ‖W − W'‖ into the error that
 matters, ‖G^{1/2}(W − W')C^{1/2}‖_F. They are used in float64 whatever their dtype, and they may be singular: fewer
@@ -69,6 +69,30 @@ def shrink(
     mean = exact.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     eye = torch.eye(n, dtype=torch.float64, device=C.device)
     return ((1 - alpha) * exact + alpha * mean * eye).to(C.dtype)
+
+
+def psd_eigenvalues(
+    C: Tensor,  # (..., n, n)
+) -> Tensor:  # (..., n) float64
+    """The eigenvalues of a covariance, descending, in float64; those of XᵀX/N are the squared singular values of X/√N.
+
+    Args:
+        C: Covariance (..., n, n), any float dtype.
+
+    Returns:
+        Eigenvalues, largest first, never below zero, float64.
+
+    Raises:
+        ValueError: C is not square, symmetric, positive semidefinite and finite.
+
+    Example:
+        >>> import torch
+        >>> X = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+        >>> psd_eigenvalues(X.T @ X)
+        tensor([16.,  9.], dtype=torch.float64)
+    """
+    require_matrix("C", C)
+    return torch.linalg.eigvalsh(require_covariance("C", C, C.shape[-1])).flip(-1).clamp_min(0)
 
 
 def psd_root(C: Tensor) -> Tensor:

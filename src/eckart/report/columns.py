@@ -141,7 +141,7 @@ COLUMNS: dict[str, Column] = {
     "noise_edge": Column(
         "Noise edge",
         "the matrix's own, as σ",
-        "s(√m + √n), the noise's size s from the median σ",
+        "s(√m + √n) and its fluctuations, the noise's size s from the median σ",
         "The largest singular value of a random matrix of this size whose median singular value is the same "
         "(Marchenko and Pastur's law).",
         "What is above it is structure that chance does not make. What is below is not useless: trained weights "
@@ -150,7 +150,7 @@ COLUMNS: dict[str, Column] = {
     "outliers": Column(
         "Outliers",
         "directions",
-        "#{ i : σᵢ above the noise edge and its fluctuations }",
+        "#{ i : σᵢ above the noise edge }",
         "How many singular values stand clear of the noise edge.",
         "A floor, not a target: a rank below it surely loses structure. Zero: the spectrum looks random.",
     ),

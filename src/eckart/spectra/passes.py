@@ -4,6 +4,7 @@ The spectrum of activations is that of the centred inputs of a matrix divided by
 All its values are known in either mode, since the covariance is at hand.
 """
 
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
@@ -62,19 +63,29 @@ def _member(G: Tensor, index: int | None) -> Tensor:
 
 def _activations(seen: dict[str, Observation]) -> list[Entry]:
     """One entry for each distinct tensor: layers that read the same one (q/k/v) are named in `shared_with`."""
-    distinct: dict[str, Observation] = {}
+    found: list[tuple[str, Observation, int | None]] = []
     taken: set[str] = set()
     for name, observed in seen.items():
         if name not in taken and observed.input_second_moment is not None:
             taken.update(observed.shared_with)
-            distinct[name] = observed
-    return list(linalg.map_side_by_side(_activation, distinct.values()))
+            stack = 1 if observed.stack_tokens is None else len(observed.stack_tokens)
+            found += [(label, observed, index) for label, index in members(name, stack)]
+    idle = [label for label, observed, index in found if not _tokens(observed, index)]
+    if idle:
+        warnings.warn(f"no tokens reached {', '.join(idle)}: their activations are left out", stacklevel=2)
+    return list(linalg.map_side_by_side(_activation, [each for each in found if each[0] not in idle]))
 
 
-def _activation(observed: Observation) -> Entry:
-    values = linalg.psd_eigenvalues(observed.covariance).sqrt()
-    shape = (observed.tokens, len(values))
-    extra: dict[str, Any] = {"tokens": observed.tokens, "shared_with": observed.shared_with}
-    if observed.input_sample is not None and len(observed.input_sample) > 2:
+def _tokens(observed: Observation, index: int | None) -> int:
+    stack = observed.stack_tokens
+    return observed.tokens if index is None or stack is None else int(stack[index])
+
+
+def _activation(each: tuple[str, Observation, int | None]) -> Entry:
+    name, observed, index = each
+    tokens = _tokens(observed, index)
+    values = linalg.psd_eigenvalues(_member(observed.covariance, index)).sqrt()
+    extra: dict[str, Any] = {"tokens": tokens, "shared_with": observed.shared_with}
+    if index is None and observed.input_sample is not None and len(observed.input_sample) > 2:
         extra["intrinsic_dimension"] = float(linalg.intrinsic_dimension(observed.input_sample))
-    return complete_entry(observed.name, "activations", shape, values[: min(shape)], extra)
+    return complete_entry(name, "activations", (tokens, len(values)), values[: min(tokens, len(values))], extra)

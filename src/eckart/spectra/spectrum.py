@@ -83,7 +83,8 @@ def measure_all(
         except ValueError as error:
             raise ValueError(f"{source.name}: {error}") from error
 
-    capacity = max((_elements(s) for s in sources), default=0) if bounded else None
+    # Just below the largest: it runs alone then, with all the threads.
+    capacity = max((_elements(s) for s in sources), default=1) - 0.5 if bounded else None
     results = linalg.map_side_by_side(named, sources, cost=_elements, capacity=capacity)
     return list(_reported(results, sources, progress))
 

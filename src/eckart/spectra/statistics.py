@@ -44,7 +44,6 @@ def row(entry: Entry) -> dict[str, Any]:
 def _complete(entry: Entry) -> dict[str, Value]:
     S = entry.values
     effective = float(linalg.effective_rank(S))
-    edge, _ = linalg.marchenko_pastur_edge(S, entry.shape)
     fit = linalg.power_law(S)
     alpha, distance = float(fit.alpha), float(fit.distance)
     return {
@@ -55,7 +54,7 @@ def _complete(entry: Entry) -> dict[str, Value]:
         "energy_rank_90": int(linalg.energy_rank(S, 0.90)),
         "energy_rank_99": int(linalg.energy_rank(S, 0.99)),
         "numerical_rank": int(linalg.numerical_rank(S, entry.shape)),
-        "noise_edge": float(edge),
+        "noise_edge": float(linalg.outlier_threshold(S, entry.shape)),
         "outliers": int(linalg.count_outliers(S, entry.shape)),
         "alpha": alpha if alpha == alpha else None,  # NaN: too few distinct values for a fit
         "alpha_distance": distance if distance == distance else None,

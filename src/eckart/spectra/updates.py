@@ -1,7 +1,8 @@
 """What training changed: ΔW = W − W₀, its spectrum, and where it lies in the spectrum of the base W₀.
 
-    overlap_left  φ(U_Δ, U_0) = ‖U_Δᵀ U_0‖_F² / r over the r = 8 leading left singular vectors (0: orthogonal to what
-                  the base emphasises, 1: the same directions); overlap_right likewise on the right.
+    overlap_left  φ(U_Δ, U_0) = ‖U_Δᵀ U_0‖_F² / r over the r leading left singular vectors of both, r = 8 or the
+                  number of directions in which W moved beyond rounding (0: orthogonal to what the base emphasises,
+                  1: the same directions); overlap_right likewise on the right.
     intruders     how many of the 10 leading left singular vectors of W have |cos| < 0.5 with *every* left singular
                   vector of W₀ (full mode only: it needs all of them).
 
@@ -50,8 +51,7 @@ def measure_updates(
         W = wide(source.read()).to(W0.device)
         entry = entry_of(W - W0, name=source.name, of="updates", mode=mode)
         if entry.energy:
-            U, _, Vh = linalg.truncated_svd(W - W0, min(LEADING, entry.count))
-            entry.extra.update(_against_base(W0, W, U, Vh, mode))
+            entry.extra.update(_against_base(W0, W, linalg.truncated_svd(W - W0, min(LEADING, entry.count)), mode))
         entry.extra.update(_relative(entry, W0))
         return entry
 
@@ -91,13 +91,13 @@ def measure_adapter(
         if stored_transposed:
             B, A = A.mT, B.mT
         _require_fit(B, A, W0)
-        U, S, Vh = linalg.product_svd(B, A)
+        update = linalg.product_svd(B, A)
+        S = update[1]
         padded = torch.zeros(min(W0.shape), dtype=torch.float64)
         padded[: len(S)] = S.to(padded)
         entry = complete_entry(source.name, "updates", (W0.shape[0], W0.shape[1]), padded, {"adapter_rank": A.shape[0]})
         if entry.energy:
-            lead = min(LEADING, len(S))
-            entry.extra.update(_against_base(W0, W0 + B @ A, U[:, :lead], Vh[:lead], mode))
+            entry.extra.update(_against_base(W0, W0 + B @ A, update, mode))
         entry.extra.update(_relative(entry, W0))
         return entry
 
@@ -107,16 +107,17 @@ def measure_adapter(
 def _against_base(
     W0: Tensor,  # (m, n)
     W: Tensor,  # (m, n)
-    U: Tensor,  # (m, r) leading left singular vectors of W − W₀
-    Vh: Tensor,  # (r, n)
+    update: tuple[Tensor, Tensor, Tensor],  # U (m, k), S (k,), Vh (k, n) of W − W₀, its leading ones at least
     mode: str,
 ) -> dict[str, float | int | None]:
-    r = U.shape[1]
+    U, S, Vh = update
+    rounding = torch.finfo(S.dtype).eps * torch.maximum(W0.norm(), S[0] * max(W0.shape))
+    r = min(LEADING, max(1, int(S.gt(rounding).sum())))
     full = mode == "full"
     U0, _, Vh0 = linalg.truncated_svd(W0, min(W0.shape) if full else r)
     return {
-        "overlap_left": float(linalg.overlap(U, U0[:, :r])),
-        "overlap_right": float(linalg.overlap(Vh.mT, Vh0[:r].mT)),
+        "overlap_left": float(linalg.overlap(U[:, :r], U0[:, :r])),
+        "overlap_right": float(linalg.overlap(Vh[:r].mT, Vh0[:r].mT)),
         "intruders": _intruders(W, U0) if full else None,
     }
 
@@ -136,7 +137,7 @@ def _require_fit(B: Tensor, A: Tensor, W0: Tensor) -> None:
     shape = (B.shape[0], A.shape[1])
     if shape != tuple(W0.shape):
         raise ValueError(
-            f"the adapter's update is {shape}, the base's matrix is {tuple(W0.shape)}; pass the adapter's own base model"
+            f"the adapter's update is {shape}, the base's matrix is {tuple(W0.shape)}; pass the adapter's own base"
         )
 
 
