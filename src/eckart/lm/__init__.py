@@ -1,8 +1,9 @@
-"""Language models and text through transformers: load, read text, cut it into batches, perplexity, log spectra."""
+"""Language models and text through transformers: load, look, read text, batches, perplexity, log spectra."""
 
 from eckart.lm.callback import SpectraCallback
 from eckart.lm.gguf import cache_folder
 from eckart.lm.load import LanguageModel, load
+from eckart.lm.look import look, next_token_loss
 from eckart.lm.perplexity import Perplexity, perplexity
 from eckart.lm.resolve import ALIASES, checkpoint_path
 from eckart.lm.text import batches, read_text
@@ -16,6 +17,8 @@ __all__ = [
     "cache_folder",
     "checkpoint_path",
     "load",
+    "look",
+    "next_token_loss",
     "perplexity",
     "read_text",
 ]

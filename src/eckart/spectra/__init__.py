@@ -2,7 +2,7 @@
 
 from .comparison import compare
 from .entry import Entry
-from .measure import measure
+from .measuring import measure
 from .profile import Profile
 from .recorder import Recorder
 
