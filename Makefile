@@ -25,7 +25,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/import_cost.py
+	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/refresh.py
+	$(BIN)/python benchmarks/scan.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet
