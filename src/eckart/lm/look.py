@@ -74,14 +74,26 @@ def look(
 def next_token_loss(output: Any, batch: dict[str, Tensor]) -> Tensor:
     """The mean cross-entropy of each next token, in nats; padded positions do not count.
 
+    Args:
+        output: What a causal language model returned, with `logits` (B, T, words).
+        batch: What it was given, with `input_ids` and `attention_mask` (B, T).
+
+    Returns:
+        A scalar, for `eckart.measure(..., loss=next_token_loss)`.
+
     Raises:
         ValueError: The model does not predict tokens (an encoder such as MiniLM has no logits).
+
+    Example:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> batch = {"input_ids": torch.tensor([[3, 1]]), "attention_mask": torch.ones(1, 2)}
+        >>> next_token_loss(SimpleNamespace(logits=torch.zeros(1, 2, 4)), batch)  # ln 4: it knows nothing
+        tensor(1.3863)
     """
     logits = getattr(output, "logits", None)
     if logits is None:
-        raise ValueError(
-            "gradients need a model that predicts tokens; this one returns no logits: pass a loss to measure()"
-        )
+        raise ValueError("gradients need a model that predicts tokens, this one has no logits; pass measure() a loss")
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]  # (B, T-1)
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten().to(logits.device), ignore_index=-100)
 

@@ -8,6 +8,8 @@ from rich.table import Table
 
 from eckart.spectra import Profile
 
+from .budgets import choices
+
 COLUMNS = (
     "effective_rank",
     "effective_rank_fraction",
@@ -42,6 +44,36 @@ def render(profile: Profile, *, every: bool = False, console: Console | None = N
         for line in _lines(rows, (*COLUMNS, *extra), every):
             table.add_row(*line)
         console.print(table)
+    for sentence in reading(profile):
+        console.print(sentence, highlight=False)
+
+
+def reading(profile: Profile) -> list[str]:
+    """What the numbers say, in sentences: where the rank is lowest, and what a budget would keep.
+
+    Example:
+        >>> import torch, eckart
+        >>> layer = torch.nn.Linear(64, 64, bias=False)
+        >>> layer.weight.data = torch.diag(torch.tensor([1.0] * 8 + [0.0] * 56))
+        >>> for sentence in reading(eckart.measure(torch.nn.Sequential(layer))):
+        ...     print(sentence)
+        Lowest effective rank: 0 (weights), 8.0 of 64.
+        At 80 % of the parameters, ranks chosen by energy keep 100.0 % of it; 0 of 1 matrices stay dense.
+    """
+    rows = [r for r in profile.rows() if isinstance(r["effective_rank_fraction"], float) and r["norm"]]
+    if not rows:
+        return []
+    lowest = min(rows, key=lambda r: r["effective_rank_fraction"])
+    full = min(lowest["m"], lowest["n"])
+    sentences = [f"Lowest effective rank: {lowest['name']} ({lowest['of']}), {lowest['effective_rank']:.1f} of {full}."]
+    if profile.kinds[0] == "weights":
+        (choice,) = choices(profile, [0.8])
+        if choice.energy is not None:
+            sentences.append(
+                f"At 80 % of the parameters, ranks chosen by energy keep {100 * choice.energy:.1f} % of it; "
+                f"{choice.dense} of {len(choice.ranks)} matrices stay dense."
+            )
+    return sentences
 
 
 def _lines(rows: list[dict[str, Any]], columns: tuple[str, ...], every: bool) -> list[list[str]]:

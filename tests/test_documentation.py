@@ -1,0 +1,68 @@
+"""What the documentation shows is what happens: README's first block, the examples, the public docstrings."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("eckart", "eckart.linalg", "eckart.nn", "eckart.nn.files", "eckart.spectra", "eckart.lm", "eckart.report")
+
+
+def _block(text: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found, f"no {language} block"
+    return found[1]
+
+
+def test_the_first_block_of_the_readme_prints_what_it_says() -> None:
+    text = (ROOT / "README.md").read_text()
+    code = _block(text, "python")
+    assert text[: text.index(code)].count("\n") + code.count("\n") <= 26, "the first result comes too late"
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == _block(text, "text")
+    assert time.perf_counter() - start < 30  # 10 s on a quiet machine; this one may be running other tests
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_examples_run_and_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 100
+    result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) > 2
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function_says_what_it_takes_gives_and_shows_an_example(module: str) -> None:
+    lacking = []
+    for name in importlib.import_module(module).__all__:
+        thing = getattr(importlib.import_module(module), name)
+        if not callable(thing):
+            continue
+        text = thing.__doc__ or ""
+        automatic = text.startswith(f"{name}(")  # what a dataclass or a NamedTuple writes by itself
+        taught = isinstance(thing, type) or any(part in text for part in ("Args:", "Returns:", "Example"))
+        if not text.strip() or automatic or not taught:
+            lacking.append(name)
+    assert lacking == []
+
+
+def test_pages_of_the_docs_are_in_the_navigation_and_links_between_them_lead_somewhere() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name in navigation
+        for target in re.findall(r"\]\(([\w./-]+\.md)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for target in re.findall(r"\]\(([\w./-]+\.md)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), f"README.md links to {target}"
+
+
+def test_names_in_the_linalg_page_are_exported() -> None:
+    init = ast.parse((ROOT / "src/eckart/linalg/__init__.py").read_text())
+    imported = {alias.name for node in init.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported == set(importlib.import_module("eckart.linalg").__all__)
