@@ -6,6 +6,9 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several workers, each with all the threads, would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+    torch.set_num_threads(1)
 
 
 def _with_spectrum(m: int, n: int, values: torch.Tensor, seed: int) -> torch.Tensor:
