@@ -8,6 +8,7 @@ Golub & Underwood 1977, "The block Lanczos method for computing eigenvalues".
 Paper: vectors are rows, so that narrow blocks meet BLAS in its fast orientation; stopping looks at the values alone.
 """
 
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
@@ -82,18 +83,19 @@ def leading_eigenvalues(
     """
     count, n = start.shape
     K, Q = start[:0], torch.linalg.qr(start.mT).Q.mT
-    T = torch.empty(0, 0, dtype=torch.float64, device=start.device)
-    looks: list[Tensor] = []
+    T = start[:0, :0]
+    looks: list[list[float]] = []
     while True:
         K = torch.cat((K, Q))
         Z = apply(Q)
         C = Z @ K.mT
-        T = _with_rows(T, C.double())
+        T = _with_rows(T, C)
         d = len(K)
         if d == n or d >= FIRST * count:
-            looks = [*looks[-2:], torch.linalg.eigvalsh(T).flip(0)[:count].clamp_min(0)]
+            values = torch.linalg.eigvalsh(T).flip(0)[:count].clamp_min(0)
+            looks = [*looks[-2:], values.tolist()]
             if d == n or _settled(looks, tolerance, floor):
-                return Ritz(looks[-1], K)
+                return Ritz(values.double(), K)
         Q = _next_block(Z, C, K)
 
 
@@ -105,15 +107,15 @@ def _with_rows(
     return torch.cat((torch.nn.functional.pad(T, (0, len(C))), C))
 
 
-def _settled(looks: list[Tensor], tolerance: float, floor: float) -> bool:
+def _settled(looks: list[list[float]], tolerance: float, floor: float) -> bool:
     """Whether the largest values have settled, from three looks: what is still to come is a geometric series."""
     if len(looks) < 3:
         return False
-    values = looks[-1]
-    unit = torch.maximum(values, floor * values[0]).clamp_min(torch.finfo(values.dtype).tiny)
-    before, last = (((new - old) / unit).abs().max() for old, new in pairwise(looks))
-    ratio = last / before
-    return bool((last < tolerance / 10) | ((last < 10 * tolerance) & (last * ratio < tolerance * (1 - ratio))))
+    units = [max(value, floor * looks[-1][0], sys.float_info.min) for value in looks[-1]]
+    before, last = (
+        max(abs(b - a) / unit for a, b, unit in zip(old, new, units, strict=True)) for old, new in pairwise(looks)
+    )
+    return last < tolerance / 10 or (last < 10 * tolerance and last * last < tolerance * (before - last))
 
 
 def _next_block(
