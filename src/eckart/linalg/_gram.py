@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from eckart.linalg._check import require_finite
+
 BLOCK = 96  # columns in a block of the triangle, at least: narrower ones make slow products
 ROWS = 1024  # rows converted at a time
 
@@ -26,11 +28,7 @@ def in_range(name: str, W: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
     low, high = (W.mT if W.mT.is_contiguous() else W).aminmax()  # in the order of memory: 30 × faster
     peak = max(-float(low), float(high))
     if not math.isfinite(peak):
-        bad = int((~torch.isfinite(W)).sum())
-        raise ValueError(
-            f"{name} of shape {tuple(W.shape)} has {bad} entries that are NaN or infinite; "
-            f"repair or leave out this matrix (torch.nan_to_num replaces such entries)"
-        )
+        require_finite(name, W)
     edge = torch.finfo(dtype).tiny ** (1 / 3)
     if peak == 0 or edge < peak < 1 / edge:
         return W, 1.0
