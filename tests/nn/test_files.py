@@ -131,6 +131,9 @@ def test_tensors_that_share_memory_are_saved_as_copies_and_only_dense_ones_are(t
     checkpoint = open_checkpoint(tmp_path / "a.safetensors")
     assert checkpoint.read("b").equal(base.T)
     assert checkpoint.read("row").equal(base[1])
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    (tmp_path / "usual").unlink()
     with pytest.raises(TypeError, match="dense"):
         save_safetensors(tmp_path / "b.safetensors", {"a": base.to_sparse()})
     with pytest.raises(FileExistsError, match="--force"):

@@ -56,15 +56,17 @@ def perplexity(
         >>> from eckart.lm import checkpoint_path
         >>> tokenizer = AutoTokenizer.from_pretrained(checkpoint_path("minilm"))
         >>> config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-        ...                      num_attention_heads=2, initializer_range=0.0)
-        >>> guess = perplexity(LlamaForCausalLM(config), tokenizer, "a model that knows nothing")
+        ...                      num_attention_heads=2)
+        >>> model = LlamaForCausalLM(config)
+        >>> _ = torch.nn.init.zeros_(model.lm_head.weight)
+        >>> guess = perplexity(model, tokenizer, "a model that knows nothing")
         >>> round(guess.value) == len(tokenizer), guess.tokens
         (True, 5)
     """
+    tokenizer = needed(tokenizer)
     limit = getattr(model.config, "max_position_embeddings", None) or context
     if not 2 <= context <= limit:
         raise ValueError(f"context: {context}; give from 2 to {limit} tokens, which is what the model takes")
-    tokenizer = needed(tokenizer)
     before, _ = marks(tokenizer)
     ids = tokenize(tokenizer, text)[:tokens]
     size = context - len(before)

@@ -176,7 +176,12 @@ def save_safetensors(
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise TypeError(f"tensors[{name!r}] is {type(tensor).__name__}; only dense tensors can be written")
     with atomic_write(path, force=force) as beside:
+        beside.touch()
+        permissions = (
+            beside.stat().st_mode
+        )  # the user's usual ones; safetensors would leave the file to its owner alone
         save_file(_apart(tensors), beside, metadata={"format": "pt", **(metadata or {})})
+        beside.chmod(permissions)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
