@@ -111,7 +111,7 @@ class Recorder:
 
 
 def _snapshot(name: str, step: int, D: Tensor, rank: int) -> Snapshot:
-    U, S, Vh = linalg.truncated_svd(D, min(max(rank, TOP), *D.shape))
+    U, S, Vh = linalg.truncated_svd(D, min(max(rank, TOP), *D.shape), method="random", power=4)
     energy = float(D.double().square().sum())
     kept = min(rank, len(S))
     return Snapshot(
