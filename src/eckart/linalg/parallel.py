@@ -15,6 +15,8 @@ import torch
 
 from eckart.linalg._check import require_count
 
+AHEAD = 32  # results a worker that wait for a slow one before them
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -29,9 +31,10 @@ def map_side_by_side(
 ) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, computing several items at a time with one BLAS thread each.
 
-    Items are pulled lazily, at most 2·workers ahead of the result last taken. An item that costs more than `capacity`,
-    or that is a CUDA tensor, waits for the others and runs alone in the calling thread, with all the threads that torch
-    has there. The caller's grad mode holds in the workers.
+    Items are pulled lazily: at most 2·workers are unfinished at a time, and while one takes long at most 32·workers
+    are pulled beyond it. An item that costs more than `capacity`, or that is a CUDA tensor, waits for the others and
+    runs alone in the calling thread, with all the threads that torch has there. The caller's grad mode holds in the
+    workers.
 
     Args:
         function: what to compute; called from several threads at once.
@@ -82,12 +85,12 @@ def _side_by_side(
         for item in items:
             price = cost(item)
             alone = price > capacity or (isinstance(item, torch.Tensor) and item.is_cuda)
-            while pending and (alone or len(pending) >= 2 * workers):
+            while pending and (alone or len(pending) >= AHEAD * workers or pending[0][0].done()):
                 yield pending.popleft()[0].result()
             if alone:
                 yield function(item)
                 continue
-            _wait_for_room(pending, capacity - price)
+            _wait_for_room(pending, capacity - price, 2 * workers)
             pending.append((pool.submit(work, item), price))
             del item  # the pool holds it for as long as it is needed
         while pending:
@@ -96,11 +99,11 @@ def _side_by_side(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _wait_for_room(pending: Iterable[tuple[Future[Result], float]], room: float) -> None:
-    """Return when what is still running or queued costs at most `room`."""
+def _wait_for_room(pending: Iterable[tuple[Future[Result], float]], room: float, places: int) -> None:
+    """Return when what is still running or queued costs at most `room` and leaves one of the `places` free."""
     while True:
         running = [(future, price) for future, price in pending if not future.done()]
-        if sum(price for _, price in running) <= room:
+        if sum(price for _, price in running) <= room and len(running) < places:
             return
         wait([future for future, _ in running], return_when=FIRST_COMPLETED)
 
