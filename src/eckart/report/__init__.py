@@ -1,9 +1,9 @@
 """Tables, plots and one self-contained HTML page of a profile.
 
 `render(profile)` prints a table, `frame(profile)` is a pandas table, `plot(profile)` a matplotlib figure, and
-`html(profile, path)` a page that opens from disk. Each is loaded on first use, so that `import eckart.report` needs
-none of their libraries; the last three are in the extra `report` (`pip install "eckart[report]"`). The words for each
-column are in `columns.COLUMNS`.
+`html(profile, path)` a page that opens from disk; `trajectory(recorder.rows())` draws a training run. Each is loaded on
+first use, so that `import eckart.report` needs none of their libraries; all but the first are in the extra `report`
+(`pip install "eckart[report]"`). The words for each column are in `columns.COLUMNS`.
 """
 
 from importlib import import_module
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from .figures import plot
     from .page import html
     from .table import render
+    from .trajectories import trajectory
 
-__all__ = ["frame", "html", "plot", "render"]
+__all__ = ["frame", "html", "plot", "render", "trajectory"]
 
 # Where each name lives. No file bears the name of its function: an imported submodule would hide the function.
-_HOME = {"frame": "dataframe", "html": "page", "plot": "figures", "render": "table"}
+_HOME = {"frame": "dataframe", "html": "page", "plot": "figures", "render": "table", "trajectory": "trajectories"}
 
 
 def __getattr__(name: str) -> Any:

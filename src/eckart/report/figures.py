@@ -8,8 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eckart.nn.files import atomic_write
-
+from .drawing import named, save, spread
 from .values import is_interval, middle
 
 if TYPE_CHECKING:
@@ -60,20 +59,14 @@ def plot(
     _spectra(left, profile, of, [chosen[name] for name in _chosen(names, chosen)])
     _by_layer(right, of, list(chosen.values()))
     if path is not None:
-        with atomic_write(path, force=force) as beside:
-            figure.savefig(beside, format=Path(path).suffix.removeprefix(".") or "png", dpi=160)
+        save(figure, path, force=force)
     return figure
 
 
 def _chosen(names: str | Sequence[str] | None, rows: dict[str, dict[str, Any]]) -> list[str]:
-    if names is None:
-        ordered = sorted(rows, key=lambda name: middle(rows[name]["effective_rank_fraction"]))
-        steps = min(SHOWN, len(ordered))
-        return [ordered[round(i * (len(ordered) - 1) / max(steps - 1, 1))] for i in range(steps)]
-    wanted = [names] if isinstance(names, str) else list(names)
-    if missing := [name for name in wanted if name not in rows]:
-        raise ValueError(f"names: no matrix {missing[0]!r} in the profile; it holds {list(rows)[:8]} ...")
-    return wanted
+    if names is not None:
+        return named(names, rows)
+    return spread(sorted(rows, key=lambda name: middle(rows[name]["effective_rank_fraction"])), SHOWN)
 
 
 def _spectra(axes: Axes, profile: "Profile", of: str, rows: list[dict[str, Any]]) -> None:
