@@ -1,5 +1,7 @@
 """What every function of `linalg` asks of its arguments, and the dtype it computes in."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,16 +25,27 @@ def require_matrix(name: str, W: Tensor) -> None:
 
 def require_finite(name: str, W: Tensor) -> None:
     """Raise unless every entry of `W` is finite (one pass and one host read, no copy of `W`)."""
-    if W.numel() == 0:
-        return
-    # NaN propagates through both. A transposed view is read in the order it lies in memory, 30 × faster.
-    low, high = (W.mT if W.ndim > 1 and W.mT.is_contiguous() else W).aminmax()
-    if not bool(torch.isfinite(torch.stack((low, high))).all()):
+    if W.numel():
+        peak(name, W)
+
+
+def peak(name: str, W: Tensor) -> float:
+    """The largest magnitude in a non-empty `W`, after checking that every entry is finite; one pass and host read."""
+    largest = float(magnitude(W))
+    if not math.isfinite(largest):
         bad = int((~torch.isfinite(W)).sum())
         raise ValueError(
             f"{name} of shape {tuple(W.shape)} has {bad} entries that are NaN or infinite; "
             f"repair or leave out this matrix (torch.nan_to_num replaces such entries)"
         )
+    return largest
+
+
+def magnitude(W: Tensor) -> Tensor:
+    """The largest magnitude in a non-empty `W` as a scalar tensor, NaN where an entry is NaN; no copy of `W`."""
+    # NaN propagates through both. A transposed view is read in the order it lies in memory, 30 × faster.
+    low, high = (W.mT if W.ndim > 1 and W.mT.is_contiguous() else W).aminmax()
+    return torch.maximum(-low, high)
 
 
 def require_rank(rank: int, W: Tensor, name: str = "rank") -> None:

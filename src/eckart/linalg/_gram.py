@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from eckart.linalg._check import require_finite
+from eckart.linalg._check import peak, working_dtype
 
 BLOCK = 96  # columns in a block of the triangle, at least: narrower ones make slow products
 ROWS = 1024  # rows converted at a time
@@ -21,19 +21,18 @@ def tall(W: Tensor) -> Tensor:
 
 
 def in_range(name: str, W: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """W and 1.0; where squares would leave the range of `dtype`, W/scale in float64 and that scale, a power of two.
+    """W and 1.0; where squares would leave the range of `dtype`, a copy W/scale and that scale, a power of two.
 
-    Raises ValueError for non-finite entries. One pass and one host read.
+    The copy is in float32 (float64 for float64). Raises ValueError for non-finite entries. One pass and one host read.
     """
-    low, high = (W.mT if W.mT.is_contiguous() else W).aminmax()  # in the order of memory: 30 × faster
-    peak = max(-float(low), float(high))
-    if not math.isfinite(peak):
-        require_finite(name, W)
+    largest = peak(name, W)
     edge = torch.finfo(dtype).tiny ** (1 / 3)
-    if peak == 0 or edge < peak < 1 / edge:
+    if largest == 0 or edge < largest < 1 / edge:
         return W, 1.0
-    scale = 2.0 ** math.frexp(peak)[1]
-    return W.double() / scale, scale
+    exponent = math.frexp(largest)[1] - 1
+    half = exponent // 2  # in two steps: 2**-exponent itself may overflow
+    X = W.to(working_dtype(W.dtype), copy=True).mul_(2.0**-half).mul_(2.0 ** (half - exponent))
+    return X, 2.0**exponent
 
 
 def gram(

@@ -1,4 +1,4 @@
-"""The largest singular values by block Lanczos on A = WᵀW with full orthogonalisation.
+"""The largest singular values and their vectors by block Lanczos on A = WᵀW with full orthogonalisation.
 
 A block Q₀ of `count` random rows grows into an orthonormal basis K of span{Q₀, Q₀A, Q₀A², …}; the eigenvalues of
 T = K A Kᵀ (Ritz values) rise to A's. As the block is as wide as the number of wanted values, repeated eigenvalues are
@@ -22,6 +22,7 @@ from eckart.linalg._gram import gram, in_range, symmetric, tall
 FIRST = 4  # blocks before the first look at the values: earlier none has settled
 VERY_TALL = 8  # times as long as wide: one Gram matrix is cheaper than passes over W
 SETTLED = 1e-3  # of the eigenvalues σ²
+ROWS = 256  # rows converted to float64 at a time
 LOST = 0.05  # a row that loses all but this much of its length to the basis is orthogonalised again
 
 
@@ -29,36 +30,79 @@ class Ritz(NamedTuple):
     """What Lanczos found."""
 
     values: Tensor  # (count,) descending, float64
-    basis: Tensor  # (d, n) orthonormal rows
+    T: Tensor  # (d, d) = K A Kᵀ, the lower triangle
+    basis: Tensor  # K (d, n), orthonormal rows
 
 
 def largest_values(
     W: Tensor,  # (m, n)
     start: Tensor,  # (count, min(m, n)) Gaussian
 ) -> tuple[Tensor, Tensor]:  # (count,), ()
-    """The largest singular values by block Lanczos, in float64 where they fall too steeply for float32; and ‖W‖²."""
+    """The largest singular values, in float64, and ‖W‖²."""
     X, scale = in_range("W", W, working_dtype(W.dtype))
-    squares = energy(X) * scale**2
+    squares = energy(X) * scale * scale
+    ritz, exact = _search(tall(X), start)
+    values = ritz.values.sqrt() if exact else torch.linalg.svdvals(_times(tall(X), ritz.basis.mT))
+    return values[: len(start)] * scale, squares
+
+
+def leading_triples(
+    W: Tensor,  # (m, n)
+    start: Tensor,  # (r, min(m, n)) Gaussian
+) -> tuple[Tensor, Tensor, Tensor]:  # (m, r), (r,), (r, n)
+    """The leading singular triples, by the SVD of X V for the leading Ritz vectors V, or for all the basis."""
+    X, scale = in_range("W", W, working_dtype(W.dtype))
     X = tall(X)
+    ritz, exact = _search(X, start)
+    rank, K = len(start), ritz.basis
+    if exact:
+        K = torch.linalg.eigh(ritz.T).eigenvectors[:, -rank:].mT @ K
+    U, S, turn = torch.linalg.svd(_times(X, K.mT), full_matrices=False)
+    U, S, Vh = U[:, :rank], S[:rank] * scale, turn[:rank] @ K
+    return (U, S, Vh) if W.shape[0] >= W.shape[1] else (Vh.mT, S, U.mT)
+
+
+def _search(
+    X: Tensor,  # (m, n), m ≥ n
+    start: Tensor,  # (count, n)
+) -> tuple[Ritz, bool]:
+    """Lanczos in float32, in float64 where the values fall too steeply for that; and whether they are known even so.
+
+    Where they are not, the singular values of X Kᵀ know them: those of T, their squares, have lost the digits.
+    """
     for dtype in (torch.float32, torch.float64) if working_dtype(X.dtype) == torch.float32 else (torch.float64,):
         # λ is known to a few eps·λ₁, so the smallest wanted one is good to SETTLED above this.
         floor = 1e4 * torch.finfo(dtype).eps
-        eigenvalues, basis = _lanczos(X.to(dtype), start.to(dtype), floor)
-        if bool(eigenvalues[-1] >= floor * eigenvalues[0]):
-            return eigenvalues.sqrt() * scale, squares
-    return torch.linalg.svdvals(basis @ X.to(basis.dtype).mT)[: len(start)] * scale, squares
+        ritz = leading_eigenvalues(_square(X, dtype), start.to(dtype), tolerance=SETTLED, floor=floor)
+        if exact := bool(ritz.values[-1] >= floor * ritz.values[0]):
+            break
+    return ritz, exact
 
 
-def _lanczos(
-    X: Tensor,  # (m, n), m ≥ n
-    start: Tensor,  # (count, n)
-    floor: float,
-) -> Ritz:
+def _square(X: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:  # (b, n) → (b, n)
+    """Q ↦ Q XᵀX in `dtype`, with no float64 copy of a whole X (m, n) of another dtype."""
     m, n = X.shape
     if m >= VERY_TALL * n:
-        A = symmetric(gram(X, X.dtype))
-        return leading_eigenvalues(lambda Q: Q @ A, start, tolerance=SETTLED, floor=floor)
-    return leading_eigenvalues(lambda Q: (Q @ X.mT) @ X, start, tolerance=SETTLED, floor=floor)
+        A = symmetric(gram(X, dtype))
+        return lambda Q: Q @ A
+    if dtype == torch.float32:
+        X = X.to(dtype)
+    if dtype == X.dtype:
+        return lambda Q: (Q @ X.mT) @ X
+
+    def apply(Q: Tensor) -> Tensor:
+        Z = torch.zeros_like(Q)
+        for rows in X.split(ROWS):
+            exact = rows.to(dtype)
+            Z.addmm_(Q @ exact.mT, exact)
+        return Z
+
+    return apply
+
+
+def _times(X: Tensor, V: Tensor) -> Tensor:  # (m, n), (n, r) → (m, r)
+    """X V in V's dtype, converting a few rows of X at a time."""
+    return torch.cat([rows.to(V.dtype) @ V for rows in X.split(ROWS)])
 
 
 def energy(
@@ -95,7 +139,7 @@ def leading_eigenvalues(
             values = torch.linalg.eigvalsh(T).flip(0)[:count].clamp_min(0)
             looks = [*looks[-2:], values.tolist()]
             if d == n or _settled(looks, tolerance, floor):
-                return Ritz(values.double(), K)
+                return Ritz(values.double(), T, K)
         Q = _next_block(Z, C, K)
 
 

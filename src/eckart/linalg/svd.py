@@ -4,8 +4,8 @@
   symmetric eigenproblem. Its rounding, about eps·‖G‖_F, hides small σ; where the smallest λ is not clear of that,
   LAPACK's SVD in float64 answers instead. (A float32 Gram matrix is wrong by hundreds of per cent at the small end.)
 - The largest values: block Lanczos (`_krylov`), a handful of passes over W, and ‖W‖_F² for the energy of the rest.
-- Truncated SVD: LAPACK, or the right singular vectors V of the Gram matrix and the SVD of the narrow W V, or a
-  randomised range (Halko, Martinsson, Tropp, arXiv 0909.4061).
+- Truncated SVD: LAPACK, or the right singular vectors V of the Gram matrix, or of block Lanczos, and the SVD of the
+  narrow W V.
 
 Shapes: W (..., m, n), p = min(m, n). Cost: m n p + 4/3 p³ flops (all), 4 m n d with d ≈ 150 (16 largest).
 Nothing here builds an autograd graph. Paper: the checks, and the choice between the ways, are ours.
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from eckart.linalg._check import require_count, require_finite, require_matrix, require_rank, seeded, working_dtype
 from eckart.linalg._gram import gram, in_range, tall, triangle
-from eckart.linalg._krylov import energy, largest_values
+from eckart.linalg._krylov import energy, largest_values, leading_triples
 from eckart.linalg.parallel import map_side_by_side
-from eckart.linalg.subspace import find_range
 
 RELATIVE_ERROR = 5e-7  # of each singular value, allowed to the Gram way
 SMALL = 256  # with fewer rows or columns than this all the values cost no more than the largest
@@ -85,12 +84,11 @@ def top_singular_values(
     """
     require_matrix("W", W)
     require_count("count", count, low=1)
-    p = min(W.shape[-2:])
-    count = min(count, p)
-    if p <= SMALL or p <= 4 * count:
+    count = min(count, *W.shape[-2:])
+    if _few(W, count):
         S, squares = _stacked(lambda X: (_all_values(X)[0][:count], energy(X)), W)
     else:
-        start = torch.randn(count, p, dtype=torch.float64, device=W.device, generator=seeded(W.device, generator))
+        start = _start(W, count, generator)
         S, squares = _stacked(lambda X: largest_values(X, start), W)
     return S, squares
 
@@ -100,9 +98,7 @@ def truncated_svd(
     W: Tensor,  # (..., m, n)
     rank: int,  # r
     *,
-    method: Literal["auto", "exact", "gram", "random"] = "auto",
-    oversample: int = 8,
-    power: int = 2,
+    method: Literal["auto", "exact", "gram", "krylov"] = "auto",
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (..., m, r), (..., r), (..., r, n)
     """The leading r singular triples: W ≈ U diag(S) Vh, the best approximation of rank r (Eckart and Young).
@@ -111,11 +107,10 @@ def truncated_svd(
         W: matrix or batch of matrices.
         rank: how many triples r, from 1 to min(m, n).
         method: "exact": LAPACK's SVD, cut. "gram": from the float64 Gram matrix of the short side; as exact as float32
-            can show, and faster. "random": approximate, for r far below min(m, n); good where the spectrum falls.
-            "auto": "exact" for float64, "gram" for the others.
-        oversample: extra random directions of "random", ≥ 0.
-        power: passes of W Wᵀ that sharpen "random", ≥ 0.
-        generator: source of "random", on W's device; None gives the same draw at every call.
+            can show, and faster. "krylov": for r far below min(m, n), ten times faster than "gram" at 1024 × 1024 and
+            r = 16; values within 1 % (most within 1e-4), as in `top_singular_values`. "auto": "exact" for float64,
+            "gram" for the others.
+        generator: source of the random start of "krylov", on W's device; None gives the same draw at every call.
 
     Returns:
         U: orthonormal columns, also where W has a lower rank.
@@ -140,15 +135,26 @@ def truncated_svd(
     if method == "exact":
         require_finite("W", W)
         U, S, Vh = torch.linalg.svd(X, full_matrices=False)
-    elif method == "gram":
+    elif method == "gram" or (method == "krylov" and _few(W, rank)):
         U, S, Vh = _stacked(lambda X: _gram_svd(X, rank), X)
-    elif method == "random":
-        p = min(W.shape[-2:])
-        Q = find_range(X, min(rank + oversample, p), oversample=0, power=power, generator=generator)
-        U, S, Vh = _through_left(X, Q)
+    elif method == "krylov":
+        start = _start(W, rank, generator)
+        U, S, Vh = _stacked(lambda X: leading_triples(X, start), X)
     else:
-        raise ValueError(f"method must be 'auto', 'exact', 'gram' or 'random', got {method!r}")
+        raise ValueError(f"method must be 'auto', 'exact', 'gram' or 'krylov', got {method!r}")
     return U[..., :rank].to(W.dtype), S[..., :rank].to(W.dtype), Vh[..., :rank, :].to(W.dtype)
+
+
+def _few(W: Tensor, count: int) -> bool:
+    """Whether W (..., m, n) has so few singular values that all of them cost no more than the `count` largest."""
+    p = min(W.shape[-2:])
+    return p <= SMALL or p <= 4 * count
+
+
+def _start(W: Tensor, count: int, generator: torch.Generator | None) -> Tensor:  # (count, min(m, n)) float64
+    """The random rows that Lanczos starts from."""
+    source = seeded(W.device, generator)
+    return torch.randn(count, min(W.shape[-2:]), dtype=torch.float64, device=W.device, generator=source)
 
 
 def _stacked(function: Callable[[Tensor], tuple[Tensor, ...]], W: Tensor) -> tuple[Tensor, ...]:
@@ -191,12 +197,3 @@ def _gram_svd(
     Vh = turn @ V.mT
     S = S * scale
     return (U, S, Vh) if W.shape[0] >= W.shape[1] else (Vh.mT, S, U.mT)
-
-
-def _through_left(
-    W: Tensor,  # (..., m, n)
-    Q: Tensor,  # (..., m, w)
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The SVD of Q QᵀW."""
-    U, S, Vh = torch.linalg.svd(Q.mT @ W, full_matrices=False)
-    return Q @ U, S, Vh
