@@ -57,10 +57,10 @@ def test_a_failed_replacement_leaves_the_old_folder(tmp_path):
         (beside / "a").write_text("old")
     with pytest.raises(FileExistsError, match="--force"), atomic_directory(place):
         pass
-    with pytest.raises(RuntimeError), atomic_directory(place, force=True) as beside:
+    with pytest.raises(RuntimeError), atomic_directory(place, force=True, mark="a") as beside:
         _write_and_fail(beside / "b")
     assert [file.name for file in place.iterdir()] == ["a"]
-    with atomic_directory(place, force=True) as beside:
+    with atomic_directory(place, force=True, mark="a") as beside:
         (beside / "b").write_text("new")
     assert [file.name for file in place.iterdir()] == ["b"]
     assert list(tmp_path.iterdir()) == [place]
@@ -83,6 +83,17 @@ def test_force_never_deletes_a_folder_that_holds_folders(tmp_path):
     with pytest.raises(FileExistsError, match="work"), atomic_directory(tmp_path / "home", force=True):
         pass
     assert (tmp_path / "home" / "work").is_dir()
+
+
+def test_force_replaces_only_a_folder_that_is_known_by_its_mark(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    for mark in (None, "profile.json"):
+        with (
+            pytest.raises(FileExistsError, match="does not replace"),
+            atomic_directory(tmp_path, force=True, mark=mark),
+        ):
+            pass
+    assert (tmp_path / "thesis.txt").read_text() == "years"
 
 
 def test_json_comes_back_as_written_and_bad_json_is_named(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eckart.nn import locate, select
+from eckart.nn import locate, member_name, select, split_member
 
 NAMES = [
     "m.layers.0.attn.q_proj",
@@ -63,3 +63,11 @@ def test_a_pattern_that_is_not_a_string_is_an_error():
 )
 def test_a_name_splits_at_its_first_integer(name, place):
     assert locate(name) == place
+
+
+def test_a_member_of_a_stack_is_named_exactly_and_a_stack_names_all_its_members():
+    names = [member_name("layers.0.experts.down", index) for index in range(12)]
+    assert select(names, "experts.down[1]") == ["layers.0.experts.down[1]"]
+    assert select(names, "experts.down") == names
+    assert split_member(names[11]) == ("layers.0.experts.down", 11)
+    assert locate(names[11]) == (0, "experts.down")

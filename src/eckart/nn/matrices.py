@@ -12,17 +12,14 @@ Every weight is seen as W of shape (m, n) = (out, in), the orientation of `nn.Li
 | attention | MultiheadAttention's in_proj_weight | (3 · width, width) | as stored |
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from eckart.nn.factored import FactoredLinear
-from eckart.nn.patterns import select
+from eckart.nn.patterns import Patterns, member_name, select
 from eckart.nn.pivoted import PivotedLinear
 from eckart.nn.weights import Layout, layouts
-
-Patterns = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,20 @@ class Matrix:
         if self.kind == "conv":
             return tensor.reshape(*((self.stack,) if self.stack > 1 else ()), *self.shape)
         return tensor
+
+    def members(self, tensor: Tensor | None = None) -> list[tuple[str, Tensor]]:
+        """Each matrix with its name: itself, or the members of a stack, named `name[index]`.
+
+        Args:
+            tensor: What to see as matrices, of the parameter's shape; None is the weight.
+
+        Example:
+            >>> (matrix,) = matrices(nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)))
+            >>> [(name, tuple(W.shape)) for name, W in matrix.members()]
+            [('0[0]', (4, 18)), ('0[1]', (4, 18))]
+        """
+        W = self.weight() if tensor is None else self.as_matrix(tensor)
+        return [(self.name, W)] if self.stack == 1 else [(member_name(self.name, e), W[e]) for e in range(self.stack)]
 
     def as_parameter(self, W: Tensor) -> Tensor:  # (m, n) or (stack, m, n) -> the parameter's shape
         """Undo `as_matrix`: give a matrix the shape of the parameter, for writing it back."""

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from eckart.nn.batches import run_model, to_device
 from eckart.nn.gradients import WeightGradients, loss_of
-from eckart.nn.matrices import Matrix, Patterns, matrices
+from eckart.nn.matrices import Matrix, matrices
 from eckart.nn.observation import Observation, collect
 from eckart.nn.observer import Observer
+from eckart.nn.patterns import Patterns, Progress
 from eckart.nn.reads import Reads
 from eckart.nn.storage import Weights
 
@@ -37,7 +38,7 @@ def observe(
     loss: Callable[[Any, Any], Tensor] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     sample_size: int = 2048,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Observation]:
     """Observe the matrices of a model on batches.
@@ -111,7 +112,7 @@ def _run(
     observer: Observer,
     forward: Callable[[nn.Module, Any], Any],
     loss: Callable[[Any, Any], Tensor] | None,
-    progress: Callable[[int, int, str], None] | None,
+    progress: Progress | None,
     generator: torch.Generator | None,
 ) -> int:
     """Run all batches; returns how many there were."""

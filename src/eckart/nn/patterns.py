@@ -1,8 +1,15 @@
-"""Names of matrices: choose them by glob pattern, and read a layer's number out of them."""
+"""Names of matrices: choose them by glob pattern, read a layer's number out of them, name the members of a stack."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+
+Patterns = str | Sequence[str] | None
+"""Glob patterns on names of matrices; None stands for all, or for none to leave out."""
+
+Progress = Callable[[int, int, str], None]
+"""Called as progress(done, total, label) during long work."""
 
 
 def select(
@@ -13,7 +20,8 @@ def select(
     """Choose names by glob patterns.
 
     A pattern matches a whole name or whole trailing components of it: "q_proj" and "self_attn.q_proj" both match
-    "model.layers.0.self_attn.q_proj"; "*.mlp.*" matches everything inside an MLP.
+    "model.layers.0.self_attn.q_proj"; "*.mlp.*" matches everything inside an MLP. "experts.down_proj[3]" is one member
+    of a stack, "experts.down_proj" all of them.
 
     Args:
         names: the names to choose from.
@@ -56,11 +64,32 @@ def locate(name: str) -> tuple[int | None, str]:
         >>> locate("features.0"), locate("0"), locate("lm_head")
         ((0, 'features'), (0, 'layer'), (None, 'lm_head'))
     """
-    parts = name.split(".")
+    parts = split_member(name)[0].split(".")
     for position, part in enumerate(parts):
         if part.isdecimal():
             return int(part), ".".join(parts[position + 1 :] or parts[:position]) or "layer"
-    return None, name
+    return None, ".".join(parts)
+
+
+def member_name(name: str, index: int) -> str:
+    """The name of one matrix of a stack (an expert, a group of a convolution).
+
+    Example:
+        >>> member_name("layers.0.experts.down_proj", 3)
+        'layers.0.experts.down_proj[3]'
+    """
+    return f"{name}[{index}]"
+
+
+def split_member(name: str) -> tuple[str, int | None]:
+    """Undo `member_name`: the name of the stack and the index, None where the name is not a member's.
+
+    Example:
+        >>> split_member("layers.0.experts.down_proj[3]"), split_member("head")
+        (('layers.0.experts.down_proj', 3), ('head', None))
+    """
+    found = re.fullmatch(r"(.*)\[(\d+)\]", name)
+    return (found[1], int(found[2])) if found else (name, None)
 
 
 def _matches(names: list[str], patterns: str | Sequence[str], argument: str) -> set[str]:
@@ -71,13 +100,21 @@ def _matches(names: list[str], patterns: str | Sequence[str], argument: str) -> 
             raise TypeError(
                 f"{argument} holds {pattern!r} of type {type(pattern).__name__}; give glob patterns as strings"
             )
-        hits = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")}
+        hits = {name for name in names if _hits(name, pattern)}
         if not hits:
             raise ValueError(
                 f"{argument}: {pattern!r} matches none of {len(names)} names; closest: {_closest(pattern, names)}"
             )
         found |= hits
     return found
+
+
+def _hits(name: str, pattern: str) -> bool:
+    """Whether a pattern names a matrix, or the stack of which it is a member; "x[3]" itself comes before globbing."""
+    stack, _ = split_member(name)
+    if name == pattern or name.endswith(f".{pattern}"):
+        return True
+    return any(fnmatchcase(each, form) for each in (name, stack) for form in (pattern, f"*.{pattern}"))
 
 
 def _closest(pattern: str, names: list[str]) -> str:

@@ -164,7 +164,7 @@ def write_adapter(
         )
     if not tensors:
         raise ValueError("tensors is empty; an adapter holds at least one tensor")
-    with atomic_directory(folder, force=force) as beside:
+    with atomic_directory(folder, force=force, mark=CONFIG) as beside:
         write_json(beside / CONFIG, dict(sorted(config.items())))
         save_safetensors(beside / TENSORS, {_prefixed(key): tensor for key, tensor in tensors.items()})
 

@@ -54,19 +54,20 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike[str], *, force: bool = False, mark: str | None = None) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes the folder `path` when the block ends without an error.
 
     Args:
         path: The folder to make. Missing parent folders are made; an empty folder may be there already.
-        force: Replace a folder that is already there, and all the files in it. A folder that itself holds folders
-            is never replaced, so that a slip of the hand cannot cost a project or a home.
+        force: Replace a folder that is already there, and all the files in it.
+        mark: The name of a file by which a folder of this kind is known ("profile.json"): `force` replaces only a
+            folder that holds it and no folders, so that a slip of the hand cannot cost other work. None: no folder.
 
     Returns:
         (through `with`) A fresh folder beside `path`, removed with its contents if the block raises.
 
     Raises:
-        FileExistsError: `path` is a file, or a folder that is not empty and `force` is false, or holds folders.
+        FileExistsError: `path` is a file, or a folder that is not empty and `force` is false or that lacks the mark.
 
     Example:
         >>> import tempfile
@@ -81,7 +82,7 @@ def atomic_directory(path: str | os.PathLike[str], *, force: bool = False) -> It
         FileExistsError: path: ...profile already exists and is not empty; choose another ...
     """
     target = Path(path).resolve()
-    _check_directory(target, path, force)
+    _check_directory(target, path, force, mark)
     with _parents(target):
         beside = _beside(target)
         beside.mkdir()
@@ -176,7 +177,7 @@ def _flush(file: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def _check_directory(target: Path, path: str | os.PathLike[str], force: bool) -> None:
+def _check_directory(target: Path, path: str | os.PathLike[str], force: bool, mark: str | None) -> None:
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"path: {path} is a file, and a folder is to be made there; choose another path")
     if not target.is_dir() or not any(target.iterdir()):
@@ -190,6 +191,11 @@ def _check_directory(target: Path, path: str | os.PathLike[str], force: bool) ->
         raise FileExistsError(
             f"path: {path} holds folders ({', '.join(folders[:3])}), which force does not delete; choose another path"
         )
+    if mark is None or not (target / mark).is_file():
+        raise FileExistsError(
+            f"path: {path} holds other files and no {mark or 'mark of its kind'}, so force does not replace it; "
+            "choose another path"
+        )
 
 
 def _swap(beside: Path, target: Path) -> None:
@@ -201,7 +207,7 @@ def _swap(beside: Path, target: Path) -> None:
     target.rename(aside)
     try:
         beside.rename(target)
-    except OSError:
+    except BaseException:  # an interrupt too must not leave the place empty
         aside.rename(target)
         raise
     shutil.rmtree(aside, ignore_errors=True)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from eckart.nn.files.folder import locate_tensors
 from eckart.nn.files.tensors import TensorInfo, read_tensor
-from eckart.nn.matrices import Patterns
-from eckart.nn.patterns import select
+from eckart.nn.patterns import Patterns, member_name, select
 
 
 class CheckpointMatrix(NamedTuple):
@@ -26,6 +25,10 @@ class CheckpointMatrix(NamedTuple):
     shape: tuple[int, int]  # (m, n) as stored, trailing dimensions of a convolution flattened into n
     stack: int  # 1, or the number of experts
     key: str  # what `read` takes
+
+    def members(self) -> list[tuple[str, int | None]]:
+        """Each matrix's name and the index that `read` takes: itself, or the members of a stack."""
+        return [(self.name, None)] if self.stack == 1 else [(member_name(self.name, e), e) for e in range(self.stack)]
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,13 @@ class Checkpoint:
             )
         return [found[name] for name in names]
 
-    def left_out(self) -> dict[str, str]:
+    def left_out(self, targets: Patterns = None, exclude: Patterns = None) -> dict[str, str]:
         """Say which tensors of two or more dimensions are not among the matrices, key → reason."""
+        chosen = {matrix.key for matrix in self.matrices(targets, exclude)}
         return {
-            key: _reason(info)
+            key: _reason(info) if _matrix(key, info) is None else "not chosen by targets and exclude"
             for key, info in self.infos.items()
-            if len(info.shape) >= 2 and _matrix(key, info) is None
+            if len(info.shape) >= 2 and key not in chosen
         }
 
     def read(self, key: str, index: int | None = None) -> Tensor:
