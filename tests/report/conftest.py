@@ -17,7 +17,7 @@ def spectrum(count: int, decay: float) -> torch.Tensor:
 
 def entry(name: str, of: str, shape: tuple[int, int], decay: float, known: int | None = None, **extra: object) -> Entry:
     S = spectrum(min(shape), decay)
-    return Entry(name, of, shape, S[:known].clone(), float(S.square().sum()), extra)
+    return Entry(name, of, shape, S[:known].clone(), float(S.square().sum()), rounding=1e-12, extra=extra)
 
 
 def entries(of: str, known: int | None = None) -> list[Entry]:
@@ -48,7 +48,7 @@ def fast_profile() -> Profile:
 @pytest.fixture(scope="session")
 def hostile_profile() -> Profile:
     """A model whose names try to leave the page's script, with a zero matrix and a single value."""
-    zero = Entry("0.zero", "weights", (4, 4), torch.zeros(4, dtype=torch.float64), 0.0)
+    zero = Entry("0.zero", "weights", (4, 4), torch.zeros(4, dtype=torch.float64), 0.0, 0.0)
     return Profile(
         [entry(HOSTILE, "weights", (12, 12), 0.5), zero, entry("1", "weights", (1, 9), 0.5)], "full", HOSTILE, {}
     )

@@ -113,3 +113,13 @@ def test_a_fast_profile_draws_its_known_values_and_its_ranges(fast_profile: Prof
     dom = shown(html(fast_profile, tmp_path / "report.html"), "#select=model.layers.0.mlp.up_proj")
     assert dom.count('class="dot"') == 4
     assert "The 4 largest of 24 singular values are known" in dom
+
+
+def test_a_fast_profile_opens_with_the_stable_rank_which_it_knows_closely(
+    fast_profile: Profile, tmp_path: Path
+) -> None:
+    dom = shown(html(fast_profile, tmp_path / "report.html"))
+    assert re.search(r'<option value="stable_rank"[^>]*selected', dom)
+    cells = re.findall(r'<span class="value">(.*?)</span>', dom)
+    assert len(cells) == len(fast_profile.entries)
+    assert all(cell.startswith("≈ ") for cell in cells)

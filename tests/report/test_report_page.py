@@ -1,5 +1,6 @@
 """The page is one file that loads nothing, explains every column, and cannot be broken by a name."""
 
+import copy
 import json
 import re
 import subprocess
@@ -12,9 +13,12 @@ import pytest
 import torch
 
 import eckart
+from eckart.nn import matrices
+from eckart.nn.files import write_adapter
 from eckart.report import html
 from eckart.report.columns import COLUMNS
 from eckart.spectra import Profile
+from families import families
 
 
 class Page(HTMLParser):
@@ -62,20 +66,41 @@ def test_every_column_of_a_profile_has_words(profile: Profile, fast_profile: Pro
             assert COLUMNS[key].reading
 
 
-def test_every_column_of_updates_and_gradients_and_optimizer_has_words() -> None:
-    model, base = (torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 3)) for _ in range(2))
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_column_of_every_source_of_a_tied_model_has_words(family: str, tmp_path: Path) -> None:
+    model, batches = families()[family]()
+    base = copy.deepcopy(model)
     optimizer = torch.optim.Adam(model.parameters())
-    model(torch.randn(5, 6)).square().sum().backward()
+    model(**batches[0]).loss.backward()
     optimizer.step()
     measured = eckart.measure(
         model,
         of=("weights", "updates", "gradients", "activations", "optimizer"),
         base=base,
-        batches=[torch.randn(40, 6)],
-        loss=lambda output, batch: output.square().mean(),
+        batches=batches,
         optimizer=optimizer,
     )
-    assert {key for row in measured.rows() for key in row} <= set(COLUMNS)
+    adapted = eckart.measure(base, adapter=adapter_of(base, tmp_path / "adapter"), of="updates")
+    keys = {key for row in measured.rows() + adapted.rows() for key in row}
+    assert keys >= {"tied", "state", "adapter_rank", "shared_with", "intruders"}
+    assert keys <= set(COLUMNS)
+    html(measured, tmp_path / "measured.html")
+    html(adapted, tmp_path / "adapted.html")
+
+
+def adapter_of(model: torch.nn.Module, folder: Path) -> Path:
+    """A LoRA adapter of rank 2 on the first matrix inside the layers."""
+    matrix = next(m for m in matrices(model) if m.kind in ("linear", "conv1d") and "0" in m.name.split("."))
+    m, n = matrix.shape
+    write_adapter(
+        folder,
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "fan_in_fan_out": matrix.kind == "conv1d"},
+        {
+            f"base_model.model.{matrix.name}.lora_A.weight": torch.ones(2, n).triu(),
+            f"base_model.model.{matrix.name}.lora_B.weight": torch.ones(m, 2).tril(),
+        },
+    )
+    return folder
 
 
 def test_the_shown_glossary_is_that_of_the_shown_columns(profile: Profile, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eckart.report.payload import embedded, layout, plain, sections, spectrum, thinned
+from eckart.report.payload import embedded, glossary, layout, plain, sections, spectrum, thinned
 from eckart.spectra import Entry, Profile
 
 
@@ -49,7 +49,7 @@ def test_thinning_keeps_both_ends_in_order_and_within_the_limit(count: int) -> N
 
 def test_a_long_spectrum_is_drawn_at_its_own_indices() -> None:
     S = torch.arange(4096, 0, -1, dtype=torch.float64)
-    drawn = spectrum(Entry("w", "weights", (4096, 4096), S, float(S.square().sum())))
+    drawn = spectrum(Entry("w", "weights", (4096, 4096), S, float(S.square().sum()), rounding=1e-9))
     assert drawn["count"] == drawn["known"] == 4096
     assert all(
         value == pytest.approx(4097 - i, rel=1e-4) for i, value in zip(drawn["at"], drawn["values"], strict=True)
@@ -58,6 +58,11 @@ def test_a_long_spectrum_is_drawn_at_its_own_indices() -> None:
 
 def test_what_is_not_finite_becomes_null() -> None:
     assert [plain(float("nan")), plain(float("inf")), plain((1.0, float("inf")))] == [None, None, [1.0, None]]
+
+
+def test_a_column_without_words_is_an_error() -> None:
+    with pytest.raises(KeyError, match=r"no words for the columns \['mystery'\]"):
+        glossary([{"columns": ["name", "mystery"]}])
 
 
 @given(st.text())

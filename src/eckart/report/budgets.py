@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
+from eckart.linalg import rank_cost
+from eckart.spectra.profile import RANKED
+
 if TYPE_CHECKING:
     from eckart.spectra import Profile
 
@@ -34,6 +37,11 @@ class Choice:
     reason: str = ""
 
 
+def source(profile: "Profile") -> str:
+    """Which measurement the suggested ranks come from: the first held that ranks can be chosen from, else the first."""
+    return next((of for of in profile.kinds if of in RANKED), profile.kinds[0])
+
+
 def choices(profile: "Profile", budgets: Sequence[float]) -> list[Choice]:
     """Ask the profile for its ranks at each budget; a budget that it cannot meet carries the reason.
 
@@ -54,10 +62,10 @@ def choices(profile: "Profile", budgets: Sequence[float]) -> list[Choice]:
 
 
 def _choice(profile: "Profile", budget: float, ranks: dict[str, int]) -> Choice:
-    of = profile.kinds[0]
+    of = source(profile)
     rows = {row["name"]: row for row in profile.rows(of) if row["name"] in ranks}
     entries = {entry.name: entry for entry in profile.entries if entry.of == of and entry.name in ranks}
-    costs = {name: _cost(ranks[name], entry.shape) for name, entry in entries.items()}
+    costs = {name: rank_cost(ranks[name], entry.shape) for name, entry in entries.items()}
     whole = sum(entry.shape[0] * entry.shape[1] for entry in entries.values())
     dense = [name for name, entry in entries.items() if ranks[name] >= min(entry.shape)]
     kept = [_kept(entry, ranks[name]) for name, entry in entries.items()]
@@ -73,12 +81,8 @@ def _choice(profile: "Profile", budget: float, ranks: dict[str, int]) -> Choice:
     )
 
 
-def _cost(rank: int, shape: tuple[int, int]) -> int:
-    return shape[0] * shape[1] if rank >= min(shape) else rank * sum(shape)
-
-
 def _kept(entry: Any, rank: int) -> float | None:
-    if rank >= min(entry.shape):
+    if rank >= min(entry.shape) or not entry.energy:  # a zero matrix loses nothing
         return 1.0
     return float(entry.values[:rank].square().sum()) / entry.energy if rank <= len(entry.values) else None
 

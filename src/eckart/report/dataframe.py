@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .values import is_interval
+from .values import ends, is_interval
 
 if TYPE_CHECKING:
     from eckart.spectra import Profile
@@ -36,8 +36,8 @@ def frame(profile: "Profile") -> pd.DataFrame:
         values: list[Any] = [row.get(key) for row in rows]
         columns[key] = _series([None if is_interval(value) else value for value in values])
         if any(map(is_interval, values)):
-            for end, suffix in enumerate(("low", "high")):
-                columns[f"{key}_{suffix}"] = _series([v[end] if is_interval(v) else v for v in values])
+            for suffix, side in zip(("low", "high"), zip(*map(ends, values), strict=True), strict=True):
+                columns[f"{key}_{suffix}"] = _series(list(side))
     return pd.DataFrame(columns)
 
 

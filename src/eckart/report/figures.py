@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .drawing import named, save, spread
-from .values import is_interval, middle
+from .values import ends, is_interval, middle
 
 if TYPE_CHECKING:
     from eckart.spectra import Profile
@@ -95,7 +95,7 @@ def _by_layer(axes: Axes, of: str, rows: list[dict[str, Any]]) -> None:
             layers, list(map(middle, fractions)), marker, ls="-", lw=1, ms=4, color=colour, label=kind or "weight"
         )
         if any(map(is_interval, fractions)):
-            low, high = zip(*(f if is_interval(f) else (f, f) for f in fractions), strict=True)
+            low, high = zip(*map(ends, fractions), strict=True)
             axes.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="layer", ylabel="effective rank ÷ min(m, n)", ylim=(0, 1))
     axes.set_title(f"Effective rank by layer ({of})")

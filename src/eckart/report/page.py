@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from eckart.nn.files import atomic_write
 
-from .budgets import Choice, choices
+from .budgets import Choice, choices, source
 from .payload import embedded, glossary, sections
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def page_text(profile: "Profile", *, title: str | None, budgets: Sequence[float]
         "sections": found,
         "columns": {key: {"label": c.label, "words": c.words, "reading": c.reading} for key, c in words.items()},
         "budgets": [{"budget": c.budget, "ranks": c.ranks} for c in chosen if c.ranks],
-        "ranked": profile.kinds[0],
+        "ranked": source(profile),
     }
     # The title may be a path; the heading shows its last part and the facts below show it whole.
     heading = title or profile.source.rstrip("/").rpartition("/")[2] or profile.source
@@ -98,7 +98,7 @@ def _totals(profile: "Profile", found: list[dict[str, Any]]) -> list[tuple[str, 
     layers = {line["label"] for line in found[0]["map"]["lines"] if "cells" in line}
     totals = [(f"{len(rows):,}", "matrices")]
     if found[0]["of"] in ("weights", "updates"):
-        totals.append((_short(sum(row["m"] * row["n"] for row in rows)), "parameters in them"))
+        totals.append((_rounded(sum(row["m"] * row["n"] for row in rows)), "parameters in them"))
     totals.append((f"{len(layers):,}", "layers"))
     if tokens := max((row.get("tokens") or 0 for row in profile.rows()), default=0):
         totals.append((f"{tokens:,}", "tokens seen"))
@@ -106,7 +106,8 @@ def _totals(profile: "Profile", found: list[dict[str, Any]]) -> list[tuple[str, 
     return [*totals, (profile.mode, known)]
 
 
-def _short(count: int) -> str:
+def _rounded(count: int) -> str:
+    """A count to four digits with a letter for its thousands, as 134.5 M."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count / size:.4g} {letter}"

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from eckart.spectra import Entry, Profile
 
 POINTS = 512
-PLACE = ("name", "of", "layer", "kind")  # columns that say where a matrix is; the others are its numbers
 ORDER = ("weights", "updates", "gradients", "activations", "optimizer")
 TITLES = {
     "weights": ("Weights", "The model's own matrices: what could be compressed, and what a spectral start would use."),
@@ -146,9 +145,11 @@ def plain(value: Any) -> Any:
 
 
 def glossary(found: list[dict[str, Any]]) -> dict[str, Column]:
-    """The words for the columns that the sections show, in their order; a column without words is its own label."""
+    """The words for the columns that the sections show, in their order; KeyError for a column that has none."""
     keys = dict.fromkeys([key for section in found for key in section["columns"]] + ["suggested_rank"])
-    return {key: COLUMNS.get(key, Column(key, "", "", "", "")) for key in keys}
+    if missing := [key for key in keys if key not in COLUMNS]:
+        raise KeyError(f"no words for the columns {missing}; add a Column for each to eckart.report.columns.COLUMNS")
+    return {key: COLUMNS[key] for key in keys}
 
 
 def embedded(value: Any) -> str:

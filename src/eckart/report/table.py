@@ -9,6 +9,7 @@ from rich.table import Table
 from eckart.spectra import Profile
 
 from .budgets import choices
+from .values import ends
 
 COLUMNS = (
     "effective_rank",
@@ -94,8 +95,7 @@ def _cell(values: list[Any], spread: bool = False) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return "–"
-    lows = [v[0] if isinstance(v, tuple) else v for v in known]
-    highs = [v[1] if isinstance(v, tuple) else v for v in known]
+    lows, highs = zip(*map(ends, known), strict=True)
     low, high = _short(median(lows)), _short(median(highs))
     if low != high:
         return f"{low} – {high}"

@@ -20,6 +20,16 @@ def is_interval(value: Any) -> TypeGuard[tuple[float, float]]:
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
 
 
+def ends(value: Any) -> tuple[Any, Any]:
+    """The low and the high end of a value: of an interval its own, of a number (or of None) twice itself.
+
+    Example:
+        >>> ends((2.0, 6.0)), ends(5), ends(None)
+        ((2.0, 6.0), (5, 5), (None, None))
+    """
+    return value if is_interval(value) else (value, value)
+
+
 def middle(value: Any) -> float:
     """The number that stands for a value where it is drawn: itself, the middle of its interval, or NaN for None.
 

@@ -27,7 +27,7 @@ function field(section, row, key) {
   return column < 0 ? null : section.rows[row][column];
 }
 
-const label = (key) => (data.columns[key] ? data.columns[key].label : key);
+const label = (key) => data.columns[key].label;
 const isNumber = (value) => typeof value === "number" || Array.isArray(value);
 const middle = (value) => (Array.isArray(value) ? (value[0] + value[1]) / 2 : typeof value === "number" ? value : null);
 
@@ -42,10 +42,10 @@ function show(value, digits = 4) {
   return String(Number(value.toPrecision(digits)));
 }
 
-// A number short enough for a cell of the map.
+// A number short enough for a cell of the map; a range of 2 % or less is as good as its middle.
 function brief(value) {
   if (value === null) return "";
-  if (Array.isArray(value)) return brief(value[0]) + "–" + brief(value[1]);
+  if (Array.isArray(value)) return value[1] <= 1.025 * value[0] ? "≈ " + brief(middle(value)) : brief(value[0]) + "–" + brief(value[1]);
   const size = Math.abs(value);
   if (size >= 1e6 || (size < 1e-3 && size > 0)) return value.toExponential(0).replace("e+", "e");
   if (size >= 1e4) return Math.round(value / 1000) + "k";

@@ -98,7 +98,7 @@ function drawLegend(scale) {
   $("legend").replaceChildren(...ends, ...(scale.known < state.section.rows.length ? [unknown] : []));
   const words = data.columns[state.statistic];
   const more = make("a", { href: "#word-" + state.statistic }, "more");
-  $("statistic-words").replaceChildren(...(words && words.words ? [words.words + " ", more] : []));
+  $("statistic-words").replaceChildren(words.words + " ", more);
 }
 
 // The rows that are lowest and highest in the chosen statistic, as buttons.

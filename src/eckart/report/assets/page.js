@@ -10,7 +10,7 @@ function choose(row, scroll) {
   if (scroll && (detail.top > innerHeight * 0.8 || detail.bottom < 80)) $("detail").scrollIntoView({ block: "start" });
 }
 
-// The statistic that a section opens with: the effective rank, or one that a fast profile knows exactly.
+// The statistic that a section opens with: the effective rank, or one that a fast profile knows closely.
 function usual(section) {
   const known = section.rows.every((_, row) => typeof field(section, row, "effective_rank_fraction") === "number");
   return known ? "effective_rank_fraction" : "stable_rank";

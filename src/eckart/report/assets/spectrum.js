@@ -161,7 +161,7 @@ function drawNumbers() {
   const pairs = section.columns.filter((key) => !PLACE.includes(key) && key !== "m" && key !== "n").map((key) => [key, field(section, row, key)]);
   if (rank !== null) pairs.unshift(["suggested_rank", rank]);
   $("numbers").replaceChildren(...pairs.map(([key, value]) => {
-    const term = make("dt", {}, make("a", { href: "#word-" + key, title: data.columns[key] ? data.columns[key].words : "" }, label(key)));
+    const term = make("dt", {}, make("a", { href: "#word-" + key, title: data.columns[key].words }, label(key)));
     return make("div", { "data-key": key, class: typeof value === "string" && rank !== value ? "words" : null }, term, make("dd", {}, show(value)));
   }));
 }

@@ -6,7 +6,7 @@ function drawTable() {
   const head = make("tr", {}, ...keys.map((key) => {
     const sorted = state.sort === key ? (state.down ? "descending" : "ascending") : null;
     const arrow = sorted ? (state.down ? " ↓" : " ↑") : "";
-    const button = make("button", { type: "button", "data-sort": key, title: data.columns[key] ? data.columns[key].words : "" }, label(key) + arrow);
+    const button = make("button", { type: "button", "data-sort": key, title: data.columns[key].words }, label(key) + arrow);
     return make("th", { scope: "col", "aria-sort": sorted }, button);
   }));
   const rows = sortedRows(section).filter((row) => matches(section, row));
