@@ -405,3 +405,17 @@ def test_matrices_that_are_not_used_are_left_out_by_name() -> None:
         pytest.raises(ValueError, match="nothing was observed of idle"),
     ):
         observe(Partly(), rows(), ["input_norms"], targets="idle")
+
+
+def test_a_channel_with_a_large_mean_keeps_the_digits_of_its_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(4000, 6, generator=generator)
+    X[:, 0] = 1000.3  # a constant channel
+    X[:, 1] += 1000
+    seen = observe(nn.Sequential(nn.Linear(6, 3)), list(X.split(500)), {"input_covariance", "input_norms"})["0"]
+    centred = X.double() - X.double().mean(0)
+    torch.testing.assert_close(seen.covariance.double(), centred.T @ centred / len(X), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        seen.input_second_moment.double(), X.double().T @ X.double() / len(X), rtol=1e-6, atol=1e-2
+    )
+    torch.testing.assert_close(seen.input_norms.double(), X.double().square().mean(0).sqrt(), rtol=1e-6, atol=0)

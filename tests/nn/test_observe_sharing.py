@@ -56,7 +56,7 @@ def test_readers_of_one_tensor_share_what_is_computed_once(computed: list[int]) 
     seen, _ = run(lambda net, x, _: (net.a(x), net.b(x), net.c(x)))
     assert seen["a"].shared_with == ("b", "c")
     assert seen["c"].shared_with == ("a", "b")
-    assert seen["a"].input_second_moment is seen["b"].input_second_moment is seen["c"].input_second_moment
+    assert seen["a"].covariance is seen["b"].covariance is seen["c"].covariance
     assert len(computed) == 3  # once per batch
     torch.testing.assert_close(seen["a"].input_second_moment, moment(batches()))
 

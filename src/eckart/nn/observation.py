@@ -27,7 +27,7 @@ class Observation:
     tokens: int  # rows counted, padding left out; for experts over all of them, for a convolution its positions
     stack_tokens: Tensor | None = field(default=None, repr=False)  # (stack,) rows of each matrix of a stack
     input_sum: Tensor | None = field(default=None, repr=False)  # (n,) Σ x
-    input_second_moment: Tensor | None = field(default=None, repr=False)  # (n, n) Σ x xᵀ / tokens
+    covariance: Tensor | None = field(default=None, repr=False)  # (n, n) Σ (x − mean)(x − mean)ᵀ / tokens
     input_norms: Tensor | None = field(default=None, repr=False)  # (n,) √(Σ x² / tokens): each input channel's RMS
     input_sample: Tensor | None = field(default=None, repr=False)  # (≤ sample_size, n) rows without replacement
     output_gradient_second_moment: Tensor | None = field(default=None, repr=False)  # (m, m) Σ g gᵀ / tokens
@@ -46,18 +46,18 @@ class Observation:
         return total / (self.tokens if self.stack_tokens is None else _per_row(self.stack_tokens, total))
 
     @property
-    def covariance(self) -> Tensor:  # (n, n)
-        """The centred covariance Σ (x − mean)(x − mean)ᵀ / tokens.
+    def input_second_moment(self) -> Tensor | None:  # (n, n)
+        """Σ x xᵀ / tokens, the uncentred second moment, made anew at each call; None where it was not observed.
 
         Example:
-            >>> x = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
-            >>> Observation("a", 2, input_sum=x.sum(0), input_second_moment=x.T @ x / 2).covariance
-            tensor([[1., 0.],
-                    [0., 0.]])
+            >>> Observation("a", 2, input_sum=torch.tensor([2.0, 4.0]), covariance=torch.eye(2)).input_second_moment
+            tensor([[2., 2.],
+                    [2., 5.]])
         """
-        C = self._wanted("input_second_moment")
-        mean = self.mean.double()
-        return (C.double() - mean.unsqueeze(-1) * mean.unsqueeze(-2)).to(C.dtype)
+        if self.covariance is None:
+            return None
+        mean = self.mean
+        return self.covariance + mean.unsqueeze(-1) * mean.unsqueeze(-2)
 
     def _wanted(self, name: str) -> Tensor:
         value = getattr(self, name)
@@ -105,8 +105,8 @@ def _means(total: Statistics, counts: Tensor, wanted: Collection[str]) -> dict[s
     if "input_norms" in wanted:
         squares = total.squared_norms()
         fields["input_norms"] = (squares / _per_row(counts, squares)).sqrt()
-    if total.moments is not None:
-        fields["input_second_moment"] = total.moments.div_(_per_row(counts, total.moments))
+    if total.scatter is not None:
+        fields["covariance"] = total.scatter.div_(_per_row(counts, total.scatter))
     fields = {name: value if len(counts) > 1 else value[0] for name, value in fields.items()}
     return fields | ({"input_sample": total.rows} if "input_sample" in wanted else {})
 
@@ -120,8 +120,7 @@ def _gradient_fields(matrix: Matrix, observer: Observer, wanted: Collection[str]
         elif name in observer.gradients:
             fields["gradient"] = observer.gradients.pop(name) / batches
     if name in observer.outputs:
-        moments = observer.outputs.pop(name).moments
-        assert moments is not None
+        moments = observer.outputs.pop(name).moments()
         moments /= _per_row(torch.tensor(observer.counts[name]), moments)
         fields["output_gradient_second_moment"] = moments if matrix.stack > 1 else moments[0]
     return fields

@@ -1,7 +1,9 @@
 """Sums over the rows that a matrix reads, which grow by rows and merge, in memory that no number of rows changes.
 
-For rows x (n,) of each of `stack` matrices: Σ x (n,), Σ x∘x (n,), Σ x xᵀ (n, n), and a uniform sample of the rows.
-The sample keeps the rows with the largest of independent random keys, so that samples of two parts merge into a sample
+For rows x (n,) of each of `stack` matrices: Σ x (n,), Σ x∘x (n,), the scatter Σ (x−μ)(x−μ)ᵀ (n, n) about the rows' own
+mean μ, and a uniform sample of the rows. The scatter grows by that of each new part about its own mean, and by the outer
+product of the difference of the means (Chan, Golub and LeVeque 1983): a channel with a large mean loses no digits of
+its variance, as Σ x xᵀ − N μμᵀ would. The sample keeps the rows with the largest of independent random keys, so that samples of two parts merge into a sample
 of the whole. Sums are kept in float32, or float64 for float64 rows; products are taken outside autocast.
 """
 
@@ -18,7 +20,7 @@ _CHUNK = 1 << 24  # numbers converted at a time
 class Kept:
     """What to keep of the rows."""
 
-    moments: bool = False  # Σ x xᵀ
+    moments: bool = False  # Σ (x−μ)(x−μ)ᵀ
     squares: bool = False  # Σ x∘x
     sample: int = 0  # rows kept, at most
 
@@ -36,9 +38,12 @@ class Statistics:
         >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
         >>> statistics = Statistics(Kept(moments=True), 1, 2, rows)
         >>> statistics.add([rows], slice(0, 1))
-        >>> statistics.sum, statistics.moments
-        (tensor([[4., 6.]]), tensor([[[10., 14.],
-                 [14., 20.]]]))
+        >>> statistics.sum, statistics.scatter
+        (tensor([[4., 6.]]), tensor([[[2., 2.],
+                 [2., 2.]]]))
+        >>> statistics.moments()
+        tensor([[[10., 14.],
+                 [14., 20.]]])
     """
 
     def __init__(self, kept: Kept, stack: int, width: int, like: Tensor) -> None:
@@ -46,7 +51,8 @@ class Statistics:
         self.dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self.sum = torch.zeros(stack, width, dtype=self.dtype, device=like.device)
         self.squares = torch.zeros_like(self.sum) if kept.squares and not kept.moments else None
-        self.moments = self.sum.new_zeros(stack, width, width) if kept.moments else None
+        self.scatter = self.sum.new_zeros(stack, width, width) if kept.moments else None
+        self.count = torch.zeros(stack, dtype=torch.float64)  # on the CPU: it is known there
         self.rows = torch.empty(0, width, dtype=like.dtype, device=like.device)
         self.keys = torch.empty(0, dtype=torch.float64, device=like.device)
 
@@ -69,12 +75,25 @@ class Statistics:
                 self._add(rows.to(self.dtype), slots)
 
     def _add(self, rows: Tensor, slots: slice) -> None:  # (s, N, n)
-        self.sum[slots] += rows.sum(1)
+        total = rows.sum(1)
         with torch.autocast(rows.device.type, enabled=False):
-            if self.moments is not None:
-                self.moments[slots].baddbmm_(rows.mT, rows)
+            if self.scatter is not None and rows.shape[1]:
+                self._move(slots, total, float(rows.shape[1]))
+                rows = rows - total.unsqueeze(1) / rows.shape[1]
+                self.scatter[slots].baddbmm_(rows.mT, rows)
             if self.squares is not None:
                 self.squares[slots] += rows.square().sum(1)
+        self.sum[slots] += total
+        self.count[slots] += rows.shape[1]
+
+    def _move(self, slots: slice, total: Tensor, count: Tensor | float) -> None:  # (s, n), (s,)
+        """What two parts with different means add to the scatter about the mean of both."""
+        assert self.scatter is not None
+        ours = self.count[slots]
+        count = torch.as_tensor(count, dtype=torch.float64).expand_as(ours)
+        delta = total / _column(count, total) - self.sum[slots] / _column(ours, total)
+        weight = ours * count / (ours + count).clamp(min=1)
+        self.scatter[slots].baddbmm_((delta * weight.to(total).unsqueeze(-1)).unsqueeze(-1), delta.unsqueeze(-2))
 
     def _sample(self, rows: Tensor, keys: Tensor) -> None:  # (N, n), (N,)
         top = keys.topk(min(self.kept.sample, len(keys))).indices
@@ -85,9 +104,11 @@ class Statistics:
 
     def merge(self, other: "Statistics", slots: slice) -> None:
         """Count what another one counted, whose stack is our `slots`."""
+        if self.scatter is not None and other.scatter is not None:
+            self._move(slots, other.sum, other.count)
+            self.scatter[slots] += other.scatter
         self.sum[slots] += other.sum
-        if self.moments is not None and other.moments is not None:
-            self.moments[slots] += other.moments
+        self.count[slots] += other.count
         if self.squares is not None and other.squares is not None:
             self.squares[slots] += other.squares
         if len(other.keys):
@@ -99,10 +120,22 @@ class Statistics:
         copy.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
         return copy
 
+    def moments(self) -> Tensor:  # (stack, n, n)
+        """Σ x xᵀ."""
+        if self.scatter is None:
+            raise ValueError("moments were not kept")
+        mean = self.sum / _column(self.count, self.sum)
+        return torch.baddbmm(self.scatter, self.sum.unsqueeze(-1), mean.unsqueeze(-2))
+
     def squared_norms(self) -> Tensor:  # (stack, n)
-        """Σ x∘x, read off the diagonal of Σ x xᵀ where that is kept."""
-        if self.moments is not None:
-            return self.moments.diagonal(dim1=-2, dim2=-1).clone()
+        """Σ x∘x, read off the scatter where that is kept."""
+        if self.scatter is not None:
+            return self.scatter.diagonal(dim1=-2, dim2=-1) + self.sum.square() / _column(self.count, self.sum)
         if self.squares is None:
             raise ValueError("neither moments nor squares were kept")
         return self.squares
+
+
+def _column(count: Tensor, total: Tensor) -> Tensor:  # (s,) -> (s, 1)
+    """Counts as a divisor of sums; one where nothing was counted."""
+    return count.clamp(min=1).to(total).unsqueeze(-1)
