@@ -1,6 +1,6 @@
 """Figure 1 of the overview on a small network: the weights move in few directions, found early.
 
-    python examples/record_training.py
+python examples/record_training.py
 """
 
 import torch

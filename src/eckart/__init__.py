@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {"measure": "eckart.spectra", "Profile": "eckart.spectra", "Recorder": "eckart.spectra"}
+_PARTS = ("linalg", "lm", "nn", "report", "spectra")
 
 __all__ = ["Profile", "Recorder", "__version__", "measure"]
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"eckart.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'eckart' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_PARTS]

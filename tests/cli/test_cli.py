@@ -99,7 +99,6 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "nothing there": ([str(folder / "nowhere")], "nowhere"),
         "a truncated file": ([str(folder / "truncated.safetensors")], "truncated"),
         "a NaN": ([str(folder / "nan.safetensors")], "layers.1: "),
-        "a NaN in fast mode": ([str(folder / "nan.safetensors"), "--fast"], "layers.1: "),
         "no matrices": ([str(folder / "vectors.safetensors")], "no matrices"),
         "a pickle": ([str(folder / "weights.bin")], "safetensors"),
         "a blank text": (["smollm2-135m", "--text", str(folder / "blank.txt")], "no text"),
@@ -107,6 +106,11 @@ def _bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "updates of nothing": ([str(folder / "good.safetensors"), "--of", "updates"], "needs base= or adapter="),
         "an unknown target": ([str(folder / "good.safetensors"), "--targets", "layer.7"], "closest"),
         "a budget above one": ([str(folder / "good.safetensors"), "--budget", "2"], "budget"),
+        "ranks from fast": ([str(folder / "good.safetensors"), "--fast"], "--ranks"),
+        "text that nothing reads": (
+            [str(folder / "good.safetensors"), "--text", "pydoc", "--of", "weights"],
+            "text is for",
+        ),
     }
 
 
@@ -115,7 +119,6 @@ CASES = (
     "nothing there",
     "a truncated file",
     "a NaN",
-    "a NaN in fast mode",
     "no matrices",
     "a pickle",
     "a blank text",
@@ -123,6 +126,8 @@ CASES = (
     "updates of nothing",
     "an unknown target",
     "a budget above one",
+    "ranks from fast",
+    "text that nothing reads",
 )
 
 
@@ -140,6 +145,19 @@ def test_bad_input_is_one_line_exit_code_two_and_writes_nothing(
     assert message in err
     assert out == ""
     assert not any(path.exists() for path in outputs)
+
+
+@pytest.mark.parametrize("place", ["file/x.html", "folder", "out.json"])
+def test_a_path_that_cannot_be_written_stops_the_work_before_it_begins(
+    place: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    options = ["--ranks", tmp_path / "out.json", "--html", tmp_path / place, "--force"]
+    code, _, err = _run("measure", checkpoint, *options, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert "error: " in err
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_an_existing_output_stops_the_work_before_it_begins(

@@ -169,6 +169,8 @@ def test_without_of_it_measures_what_the_arguments_allow() -> None:
     model, batches = families()["sequential"]()
     assert eckart.measure(model).kinds == ["weights"]
     assert eckart.measure(model, batches=batches, base=model).kinds == ["weights", "updates", "activations"]
+    learning = eckart.measure(model, batches=batches, loss=lambda output, _: output.square().mean())
+    assert learning.kinds == ["weights", "activations", "gradients"]
 
 
 def test_progress_counts_to_the_end() -> None:
@@ -197,6 +199,7 @@ def test_bf16_weights_are_measured_as_they_are() -> None:
         ({"of": "activations"}, "needs batches="),
         ({"of": "optimizer"}, "needs optimizer="),
         ({"targets": "q_prj"}, "q_prj"),
+        ({"of": "weights", "batches": [1]}, "batches is for kinds"),
     ],
 )
 def test_bad_arguments_say_what_is_missing(arguments: dict, message: str) -> None:
@@ -239,3 +242,31 @@ def test_updates_against_another_model_name_the_first_difference() -> None:
 def test_activations_of_a_path_ask_for_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="load it first"):
         eckart.measure(tmp_path, of="activations", batches=[torch.zeros(1, 4)])
+
+
+def test_a_live_gpt2_is_its_own_checkpoint(tmp_path: Path) -> None:
+    model, _ = families()["gpt2"]()
+    model.save_pretrained(tmp_path)
+    names = ["*.c_attn", "*.c_fc", "*.attn.c_proj"]  # transformers' Conv1D lies transposed on disk
+    model.transformer.h[0].attn.c_proj.weight.data[0, 1] += 1
+    for subject, base in ((model, tmp_path), (tmp_path, model)):
+        rows = eckart.measure(subject, base=base, of="updates", targets=names).rows()
+        assert [r["name"].removeprefix("transformer.") for r in rows if r["norm"]] == ["h.0.attn.c_proj"]
+        assert max(r["norm"] for r in rows) == pytest.approx(1, rel=1e-5)
+
+
+def test_what_a_checkpoint_holds_beside_matrices_is_told(tmp_path: Path) -> None:
+    save_file(
+        {"a.weight": torch.randn(4, 4), "b.weight": torch.zeros(4, 4, dtype=torch.uint8)}, tmp_path / "x.safetensors"
+    )
+    profile = eckart.measure(tmp_path / "x.safetensors")
+    assert [e.name for e in profile.entries] == ["a"]
+    assert list(profile.details["left_out"]) == ["b.weight"]
+
+
+def test_inputs_without_a_dimension_still_make_a_profile_that_can_be_kept(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    one_hot = torch.eye(8).repeat(4, 1)
+    profile = eckart.measure(model, batches=[one_hot], of="activations")
+    profile.save(tmp_path / "p")
+    assert eckart.Profile.load(tmp_path / "p").rows() == profile.rows()

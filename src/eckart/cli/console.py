@@ -1,15 +1,19 @@
 """What the commands share: progress on stderr, checks of the output paths before the work begins."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+if TYPE_CHECKING:  # it takes torch along, which --help must not wait for
+    from eckart.nn import Progress as Report
+
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+def progress_bar() -> Iterator["Report"]:
     """A bar on stderr, driven by (done, total, label); stdout stays clean for the result."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -21,8 +25,16 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
         yield report
 
 
-def require_free(*paths: Path | None, force: bool) -> None:
-    """Fail before the work, not after it, where a result would overwrite a file."""
-    for path in paths:
-        if path is not None and path.exists() and not force:
+def require_free(*, files: Sequence[Path | None] = (), folders: Sequence[Path | None] = (), force: bool) -> None:
+    """Fail before the work, not after it, where a result could not be written or would overwrite something."""
+    wanted = [path for path in (*files, *folders) if path is not None]
+    if len({path.resolve() for path in wanted}) < len(wanted):
+        raise ValueError(f"two results go to one path among {', '.join(map(str, wanted))}; give each its own")
+    for path in wanted:
+        if (blocking := next((parent for parent in path.resolve().parents if parent.is_file()), None)) is not None:
+            raise ValueError(f"{path} can't be written: {blocking} is a file, not a folder")
+        if path in files and path.is_dir():
+            raise ValueError(f"{path} is a folder; give a file's name")
+        empty = path in folders and path.is_dir() and not any(path.iterdir())
+        if path.exists() and not empty and not force:
             raise FileExistsError(f"{path} exists; pass --force to replace it, or another path")

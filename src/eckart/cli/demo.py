@@ -19,7 +19,7 @@ def demo(
     from eckart.report import html, render
 
     page, kept, ranks = out / "report.html", out / "profile", out / "ranks.json"
-    require_free(page, kept, ranks, force=force)
+    require_free(files=[page, ranks], folders=[kept], force=force)
     typer.echo(
         "Measuring SmolLM2-135M: all its weights, and its activations on Python's own documentation ...", err=True
     )

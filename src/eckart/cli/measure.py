@@ -55,9 +55,12 @@ def measure(
     """
     from eckart.lm import look
     from eckart.nn.files import write_json
+    from eckart.report import html as write_page
     from eckart.report import render
 
-    require_free(ranks, save, html, force=force)
+    require_free(files=[ranks, html], folders=[save], force=force)
+    if fast and ranks:
+        raise ValueError("--ranks needs every singular value; leave out --fast")
     if not 0 < budget <= 1:
         raise ValueError(f"--budget must be in (0, 1], the kept share of the parameters, got {budget}")
     with progress_bar() as progress:
@@ -81,16 +84,18 @@ def measure(
     if save:
         profile.save(save, force=force)
     if html:
-        from eckart.report import html as write_page
-
         write_page(profile, html, force=force)
     if as_json:
-        print(json.dumps({"source": profile.source, "mode": profile.mode, "details": profile.details, "rows": rows}))
+        head = {"source": profile.source, "mode": profile.mode, "details": profile.details}
+        print(json.dumps(head | {"rows": rows}, allow_nan=False))
     else:
         render(profile, every=every)
     for path in (ranks, save, html):
         if path:
             typer.echo(f"wrote {path}", err=True)
+    for key, reason in profile.details["left_out"].items():
+        if not reason.startswith("not chosen"):
+            typer.echo(f"left out {key}: {reason}", err=True)
 
 
 def _listed(value: str | None) -> list[str] | None:

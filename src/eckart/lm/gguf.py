@@ -8,15 +8,14 @@ the folder, and a model loaded from it saves like any other.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from eckart.nn import Progress
 from eckart.nn.files import atomic_directory, open_checkpoint, read_json
 
-Progress = Callable[[int, int, str], None]
 NEEDED = ("config.json", "tokenizer.json")
 
 

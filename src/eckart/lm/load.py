@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
-from eckart.lm.gguf import Progress, converted
+from eckart.lm.gguf import converted
 from eckart.lm.resolve import ALIASES, local_path
+from eckart.nn import Progress
 from eckart.nn.files import open_checkpoint
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json")

@@ -1,6 +1,7 @@
 """`look`: measure a language model by its name, on text, without writing the loop."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eckart.nn import Patterns, Progress
 from eckart.spectra import Profile, measure
 
 from .load import load
 from .resolve import checkpoint_path
 from .text import batches, read_text
 
-Patterns = str | Sequence[str] | None
-Progress = Callable[[int, int, str], None]
 NEEDS_TEXT = ("activations", "gradients")
+LONGEST_TOKEN = 16  # characters: more text than `tokens` of these need is not read
 
 
 def look(
@@ -44,9 +45,10 @@ def look(
         mode: "full" or "fast".
         base: The model before fine-tuning.
         adapter: A PEFT adapter folder that changes `name`.
-        text: A text file, a data set, or "pydoc" (English that every Python carries).
-        tokens: How many tokens of the text to run on.
-        length: Tokens per sequence.
+        text: A text file, a data set, or "pydoc" (English that every Python carries), which None stands for where
+            `of` asks for activations or gradients.
+        tokens: How many tokens of the text to run on, at most.
+        length: Tokens per sequence, at most.
         targets: Patterns of the matrices to measure.
         exclude: Patterns of those to leave out.
         progress: Called with (done, total, label).
@@ -58,15 +60,25 @@ def look(
         ValueError: Something is missing or wrong; the message says what, and what to do.
     """
     runs = text is not None if of is None else any(kind in NEEDS_TEXT for kind in of)
+    if text is not None and not runs:
+        raise ValueError(
+            f"text is for activations and gradients, which of={list(of or [])} leaves out; add one of them"
+        )
     options: dict[str, Any] = {"mode": mode, "targets": targets, "exclude": exclude, "progress": progress}
-    options["base"] = None if base is None else _on_disk(base)
+    options["base"] = None if base is None else _on_disk(base, progress)
     options["adapter"] = adapter
     if not runs:
-        return replace(measure(_on_disk(name), of=of, **options), source=str(name))
-    model, tokenizer, _ = load(name, progress=progress)
+        return replace(measure(_on_disk(name, progress), of=of, **options), source=str(name))
     source = "pydoc" if text is None else text
-    fed = batches(tokenizer, read_text(source), length=length, count=max(1, tokens // length))
-    profile = measure(model, of=of, batches=fed, loss=next_token_loss, **options)
+    words = read_text(source, limit=LONGEST_TOKEN * tokens)
+    model, tokenizer, _ = load(name, progress=progress)
+    length = min(length, tokens)
+    fed = batches(tokenizer, words, length=length, count=math.ceil(tokens / length))
+    spare = sum(batch["input_ids"].numel() for batch in fed) - tokens
+    if spare > 0:  # the last sequence would go beyond `tokens`
+        fed[-1] = {key: value[:, : value.shape[1] - spare] for key, value in fed[-1].items()}
+    loss = next_token_loss if of is not None and "gradients" in of else None
+    profile = measure(model, of=of, batches=fed, loss=loss, **options)
     details = profile.details | {"text": str(source), "tokens": sum(int(b["attention_mask"].sum()) for b in fed)}
     return replace(profile, source=str(name), details=details)
 
@@ -98,7 +110,7 @@ def next_token_loss(output: Any, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten().to(logits.device), ignore_index=-100)
 
 
-def _on_disk(name: str | Path) -> str | Path | nn.Module:
+def _on_disk(name: str | Path, progress: Progress | None) -> str | Path | nn.Module:
     """The folder of safetensors behind a name, or the built model where there is none."""
-    path = checkpoint_path(name)
-    return load(name).model if path is None else path
+    path = checkpoint_path(name, progress)
+    return load(name, progress=progress).model if path is None else path

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from eckart.lm.gguf import Progress
 from eckart.lm.text import marks, needed, tokenize
+from eckart.nn import Progress
 
 
 class Perplexity(NamedTuple):

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
-from eckart.lm.gguf import Progress, converted
+from eckart.lm.gguf import converted
+from eckart.nn import Progress
 
 
 class Alias(NamedTuple):
@@ -49,7 +50,8 @@ def checkpoint_path(name_or_path: str | os.PathLike[str], progress: Progress | N
         config = try_to_load_from_cache(str(name_or_path), "config.json")
     except ValueError:  # not the shape of a name on the Hub
         return None
-    return Path(config).parent if isinstance(config, str) else None
+    folder = Path(config).parent if isinstance(config, str) else None
+    return folder if folder is not None and any(folder.glob("*.safetensors")) else None  # else only the config is there
 
 
 def local_path(name_or_path: str | os.PathLike[str]) -> Path | None:

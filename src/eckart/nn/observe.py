@@ -79,11 +79,11 @@ def observe(
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-        >>> batches = [torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0]])]
+        >>> batches = [torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])]
         >>> seen = observe(model, batches, ["input_covariance", "gradient"], loss=lambda y, batch: y.sum())
         >>> seen["0"].tokens, seen["0"].input_second_moment
-        (3, tensor([[3.3333, 0.0000],
-                [0.0000, 1.3333]]))
+        (4, tensor([[2.5000, 0.0000],
+                [0.0000, 2.0000]]))
         >>> seen["2"].gradient.shape
         torch.Size([1, 3])
     """

@@ -1,30 +1,44 @@
 """Two profiles side by side: what changed in each matrix's spectrum between two models or two moments of training."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from .entry import Entry
 
+if TYPE_CHECKING:
+    from .profile import Profile
+
 COMPARED = ("norm", "spectral_norm", "stable_rank", "effective_rank", "energy_rank_90", "outliers", "alpha")
 
 
-def compare(
-    before: Sequence[dict[str, Any]],
-    after: Sequence[dict[str, Any]],
-    entries_before: Sequence[Entry],
-    entries_after: Sequence[Entry],
-) -> list[dict[str, Any]]:
+def compare(before: "Profile", after: "Profile") -> list[dict[str, Any]]:
     """One row for each matrix of either profile: each statistic before and after, and how far the spectrum moved.
+
+    Args:
+        before: A profile.
+        after: A later one, or one of another model with matrices of the same names.
 
     Returns:
         Rows with name, of, present ("both", "before", "after"), `<statistic>_before` and `<statistic>_after`, and
         spectrum_distance = ‖σ_after − σ_before‖ / ‖σ_before‖ over the values that both know (None where shapes differ).
+
+    Example:
+        >>> import torch, eckart
+        >>> layer = torch.nn.Linear(4, 4, bias=False)
+        >>> _ = torch.nn.init.eye_(layer.weight)
+        >>> start = eckart.measure(torch.nn.Sequential(layer))
+        >>> _ = layer.weight.data.mul_(3)
+        >>> (row,) = compare(start, eckart.measure(torch.nn.Sequential(layer)))
+        >>> row["norm_before"], row["norm_after"], row["spectrum_distance"]
+        (2.0, 6.0, 2.0)
     """
-    old = {(r["of"], r["name"]): (r, e) for r, e in zip(before, entries_before, strict=True)}
-    new = {(r["of"], r["name"]): (r, e) for r, e in zip(after, entries_after, strict=True)}
+    old, new = _by_key(before), _by_key(after)
     return [_compared(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
+
+
+def _by_key(profile: "Profile") -> dict[tuple[str, str], tuple[dict[str, Any], Entry]]:
+    return {(e.of, e.name): (r, e) for r, e in zip(profile.rows(), profile.entries, strict=True)}
 
 
 def _compared(

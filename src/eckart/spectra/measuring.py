@@ -1,6 +1,6 @@
 """`measure`: look at a model's low-rank structure, from whatever is at hand."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eckart.nn import left_out
+from eckart.nn import Patterns, Progress, left_out
+from eckart.nn.files import open_checkpoint
 
 from .entry import Entry
 from .optimizer import measure_optimizer
 from .passes import measure_passes
 from .profile import Profile
-from .spectrum import MODES, Progress
+from .sources import measure_weights
+from .spectrum import MODES
 from .updates import measure_adapter, measure_updates
-from .weights import Patterns, measure_weights
-
-KINDS = ("weights", "updates", "gradients", "activations", "optimizer")
 
 
 def measure(
@@ -42,7 +41,7 @@ def measure(
         subject: A model, or a checkpoint on disk: a safetensors file, or a folder of them (read one matrix at a time,
             without the model's code).
         of: What to measure: any of "weights", "updates", "gradients", "activations", "optimizer". None measures the
-            weights and whatever the other arguments make possible.
+            weights and whatever the other arguments make possible (gradients where both batches and loss are given).
         mode: "full" (every singular value) or "fast" (the largest 16 within 1 %, and the exact energy).
         base: The model or checkpoint before training; `updates` are W − W₀.
         adapter: A PEFT adapter folder; its B·A are the `updates` and `subject` is their base.
@@ -68,8 +67,9 @@ def measure(
         >>> eckart.measure(torch.nn.Sequential(layer)).rows()[0]["numerical_rank"]
         2
     """
-    chosen = _chosen(of, base, adapter, batches, optimizer)
-    _check(subject, chosen, mode, base, adapter, batches, optimizer)
+    given = {"base": base, "adapter": adapter, "batches": batches, "loss": loss, "optimizer": optimizer}
+    chosen = _chosen(of, given)
+    _check(subject, chosen, mode, given)
     common: dict[str, Any] = {"mode": mode, "targets": targets, "exclude": exclude, "progress": progress}
     entries: list[Entry] = []
     if "weights" in chosen:
@@ -86,48 +86,44 @@ def measure(
     return Profile(entries, mode, _describe(subject), _details(subject, targets, exclude))
 
 
-def _chosen(
-    of: str | Sequence[str] | None, base: object, adapter: object, batches: object, optimizer: object
-) -> list[str]:
+# What each kind needs: one of these arguments.
+NEEDS = {
+    "weights": (),
+    "updates": ("base", "adapter"),
+    "activations": ("batches",),
+    "gradients": ("batches",),
+    "optimizer": ("optimizer",),
+}
+
+
+def _chosen(of: str | Sequence[str] | None, given: Mapping[str, object]) -> list[str]:
+    """The kinds that `of` names, or all that the arguments make possible."""
     if of is None:
-        given = {
-            "weights": True,
-            "updates": base is not None or adapter is not None,
-            "activations": batches is not None,
-            "optimizer": optimizer is not None,
-        }
-        return [kind for kind, there in given.items() if there]
+        there = {name for name, value in given.items() if value is not None}
+        possible = [kind for kind, needs in NEEDS.items() if not needs or there.intersection(needs)]
+        return [kind for kind in possible if kind != "gradients" or "loss" in there]
     kinds = [of] if isinstance(of, str) else list(of)
-    if not kinds or (unknown := [kind for kind in kinds if kind not in KINDS]):
-        raise ValueError(f"of must name some of {KINDS}, got {unknown if kinds else 'nothing'}")
+    if not kinds or (unknown := [kind for kind in kinds if kind not in NEEDS]):
+        raise ValueError(f"of must name some of {tuple(NEEDS)}, got {unknown if kinds else 'nothing'}")
     return kinds
 
 
-def _check(
-    subject: object,
-    chosen: list[str],
-    mode: str,
-    base: object,
-    adapter: object,
-    batches: object,
-    optimizer: object,
-) -> None:
+def _check(subject: object, chosen: list[str], mode: str, given: Mapping[str, object]) -> None:
+    """Raise where something is missing, contradicts itself, or would be ignored."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-    if base is not None and adapter is not None:
+    there = {name for name, value in given.items() if value is not None}
+    if {"base", "adapter"} <= there:
         raise ValueError("base and adapter are two ways to name the update; pass one of them")
-    needs = {
-        "updates": (base is not None or adapter is not None, "base= or adapter="),
-        "gradients": (batches is not None, "batches="),
-        "activations": (batches is not None, "batches="),
-        "optimizer": (optimizer is not None, "optimizer="),
-    }
     for kind in chosen:
-        there, argument = needs.get(kind, (True, ""))
-        if not there:
-            raise ValueError(f"measuring {kind} needs {argument}")
+        needs = NEEDS[kind]
+        if needs and not there.intersection(needs):
+            raise ValueError(f"measuring {kind} needs {' or '.join(f'{name}=' for name in needs)}")
         if kind not in ("weights", "updates") and not isinstance(subject, nn.Module):
             raise ValueError(f"measuring {kind} needs a model that can run, got the path {subject}; load it first")
+    used = {name for kind in chosen for name in NEEDS[kind]} | ({"loss"} if "gradients" in chosen else set())
+    if idle := sorted(there - used):
+        raise ValueError(f"{', '.join(idle)} is for kinds that of={chosen} leaves out; add them or drop the argument")
 
 
 def _describe(subject: nn.Module | str | Path) -> str:
@@ -135,10 +131,9 @@ def _describe(subject: nn.Module | str | Path) -> str:
 
 
 def _details(subject: nn.Module | str | Path, targets: Patterns, exclude: Patterns) -> dict[str, Any]:
-    details: dict[str, Any] = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "torch": torch.__version__,
-    }
-    if isinstance(subject, nn.Module):
-        details["left_out"] = left_out(subject, targets, exclude)
-    return details
+    left = left_out(subject, targets, exclude) if isinstance(subject, nn.Module) else _unread(subject, targets, exclude)
+    return {"created": datetime.now(UTC).isoformat(timespec="seconds"), "torch": torch.__version__, "left_out": left}
+
+
+def _unread(path: str | Path, targets: Patterns, exclude: Patterns) -> dict[str, str]:
+    return open_checkpoint(path).left_out(targets, exclude)

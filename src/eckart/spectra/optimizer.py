@@ -3,11 +3,10 @@
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eckart.nn import Matrix, matrices
+from eckart.nn import Matrix, Patterns, Progress, matrices
 
 from .entry import Entry
-from .spectrum import Progress, Source, entry_of, measure_all
-from .weights import Patterns, members
+from .spectrum import Source, entry_of, measure_all
 
 
 def measure_optimizer(
@@ -48,9 +47,6 @@ def _state_sources(matrix: Matrix, key: str, value: object) -> list[Source]:
     parameter = getattr(matrix.module, matrix.parameter)
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return []
-    state = matrix.as_matrix(value)
     return [
-        Source(f"{name}:{key}", matrix.shape, lambda S=S: S, {"state": key})  # type: ignore[misc]
-        for name, index in members(matrix.name, matrix.stack)
-        for S in [state if index is None else state[index]]
+        Source(f"{name}:{key}", matrix.shape, state.detach, {"state": key}) for name, state in matrix.members(value)
     ]

@@ -9,14 +9,15 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from eckart import linalg
-from eckart.nn import Observation, observe
+from eckart.nn import Observation, Patterns, Progress, member_name, observe
 
 from .entry import Entry, complete_entry
-from .spectrum import Progress, Source, entry_of, measure_all
-from .weights import Patterns, members
+from .rows import finite
+from .spectrum import Source, entry_of, measure_all
 
 WANTED = {"gradients": {"gradient"}, "activations": {"input_covariance", "input_sample"}}
 
@@ -48,13 +49,17 @@ def _gradients(seen: dict[str, Observation], mode: str, progress: Progress | Non
         Source(label, (G.shape[-2], G.shape[-1]), partial(_member, G, index), {"tokens": observed.tokens})
         for name, observed in seen.items()
         if (G := observed.gradient) is not None
-        for label, index in members(name, 1 if G.dim() == 2 else len(G))
+        for label, index in _members(name, None if G.dim() == 2 else len(G))
     ]
     return measure_all(
         sources,
         lambda s: entry_of(s.read(), name=s.name, of="gradients", mode=mode, extra=s.extra),
         progress=progress,
     )
+
+
+def _members(name: str, stack: int | None) -> list[tuple[str, int | None]]:
+    return [(name, None)] if stack is None else [(member_name(name, index), index) for index in range(stack)]
 
 
 def _member(G: Tensor, index: int | None) -> Tensor:
@@ -66,10 +71,10 @@ def _activations(seen: dict[str, Observation]) -> list[Entry]:
     found: list[tuple[str, Observation, int | None]] = []
     taken: set[str] = set()
     for name, observed in seen.items():
-        if name not in taken and observed.input_second_moment is not None:
+        if name not in taken and observed.covariance is not None:
             taken.update(observed.shared_with)
-            stack = 1 if observed.stack_tokens is None else len(observed.stack_tokens)
-            found += [(label, observed, index) for label, index in members(name, stack)]
+            stack = None if observed.stack_tokens is None else len(observed.stack_tokens)
+            found += [(label, observed, index) for label, index in _members(name, stack)]
     idle = [label for label, observed, index in found if not _tokens(observed, index)]
     if idle:
         warnings.warn(f"no tokens reached {', '.join(idle)}: their activations are left out", stacklevel=2)
@@ -84,8 +89,13 @@ def _tokens(observed: Observation, index: int | None) -> int:
 def _activation(each: tuple[str, Observation, int | None]) -> Entry:
     name, observed, index = each
     tokens = _tokens(observed, index)
-    values = linalg.psd_eigenvalues(_member(observed.covariance, index)).sqrt()
+    assert observed.covariance is not None
+    C = _member(observed.covariance, index)
+    values = linalg.psd_eigenvalues(C).sqrt()
+    # C's own rounding, ε‖C‖_F/√n, moves an eigenvalue λ = σ² by that much at most.
+    rounding = float(torch.finfo(C.dtype).eps * values.square().norm() / len(values) ** 0.5) ** 0.5
     extra: dict[str, Any] = {"tokens": tokens, "shared_with": observed.shared_with}
     if index is None and observed.input_sample is not None and len(observed.input_sample) > 2:
-        extra["intrinsic_dimension"] = float(linalg.intrinsic_dimension(observed.input_sample))
-    return complete_entry(name, "activations", (tokens, len(values)), values[: min(tokens, len(values))], extra)
+        extra["intrinsic_dimension"] = finite(float(linalg.intrinsic_dimension(observed.input_sample)))
+    known = values[: min(tokens, len(values))]
+    return complete_entry(name, "activations", (tokens, len(values)), known, rounding, extra)

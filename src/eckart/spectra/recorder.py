@@ -4,7 +4,8 @@ At each recorded step t, for each matrix, D = W(t) − W(0): its leading r singu
 theory predicts (paper.md T1, T6) is that D stays of low rank at every t and that its leading subspace is found early:
 the angle to the final subspace falls at once, then stays.
 
-Cost per step and matrix: one randomised truncated SVD, O(mnr); memory: W(0), and r(m+n) numbers per recorded step.
+Cost per recorded step and matrix: one block-Lanczos SVD, O(mnr). Memory: W(0), and r(m+n) numbers per recorded step and
+matrix, kept on the CPU since the angle to the last step can only be known at the end; record every few dozen steps.
 Paper: 2406.04112, 2503.19859 Figure 1. The angles are of the leading r-dimensional subspaces, not of single vectors.
 """
 
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from eckart import linalg
-from eckart.nn import Matrix, matrices
+from eckart.nn import Matrix, Patterns, matrices
 
-from .entry import Entry
-from .spectrum import TOP, wide
-from .statistics import row
-from .weights import Patterns, members
+from .entry import Entry, rounding_of
+from .rows import row
+from .spectrum import TOP
+from .updates import wide
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,14 @@ class Recorder:
         return flat
 
     def _changes(self, matrix: Matrix) -> list[tuple[str, Tensor]]:
-        start = self._start[matrix.name]
+        W0 = self._start[matrix.name]
         W = matrix.weight().detach()
-        D = wide(W) - wide(start.to(W.device))
-        return [(name, D if index is None else D[index]) for name, index in members(matrix.name, matrix.stack)]
+        D = wide(W) - wide(W0.to(W.device))
+        return [(name, D if matrix.stack == 1 else D[index]) for index, (name, _) in enumerate(matrix.members())]
 
 
 def _snapshot(name: str, step: int, D: Tensor, rank: int) -> Snapshot:
-    U, S, Vh = linalg.truncated_svd(D, min(max(rank, TOP), *D.shape), method="random", power=4)
+    U, S, Vh = linalg.truncated_svd(D, min(max(rank, TOP), *D.shape), method="krylov")
     energy = float(D.double().square().sum())
     kept = min(rank, len(S))
     return Snapshot(
@@ -126,7 +127,8 @@ def _snapshot(name: str, step: int, D: Tensor, rank: int) -> Snapshot:
 
 
 def _scalars(snapshot: Snapshot) -> dict[str, Any]:
-    statistics = row(Entry(snapshot.name, "updates", snapshot.shape, snapshot.values, snapshot.energy))
+    rounding = rounding_of(snapshot.energy**0.5, snapshot.shape, torch.float32)
+    statistics = row(Entry(snapshot.name, "updates", snapshot.shape, snapshot.values, snapshot.energy, rounding))
     kept = {key: statistics[key] for key in ("norm", "stable_rank", "effective_rank")}
     return {"name": snapshot.name, "step": snapshot.step} | kept | {"values": snapshot.values.tolist()}
 

@@ -1,21 +1,21 @@
 """The spectrum of one matrix in either mode, and of many matrices side by side."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from eckart import linalg
+from eckart.nn import Progress
 
-from .entry import Entry, complete_entry
+from .entry import Entry, complete_entry, rounding_of
 
 TOP = 16
 """How many singular values `fast` mode computes."""
 
 MODES = ("full", "fast")
-Progress = Callable[[int, int, str], None]
 Result = TypeVar("Result")
 
 
@@ -28,12 +28,14 @@ class Source:
         shape: (m, n).
         read: Gives the matrix, (m, n), in any float dtype; called once, in a worker.
         extra: Columns that are known before the matrix is read.
+        flipped: A live matrix that files hold as its transpose (transformers' Conv1D).
     """
 
     name: str
     shape: tuple[int, int]
     read: Callable[[], Tensor]
-    extra: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
+    flipped: bool = False
 
 
 def entry_of(
@@ -42,19 +44,25 @@ def entry_of(
     name: str,
     of: str,
     mode: str,
+    rounding: float | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Entry:
-    """Measure one matrix: every singular value (`full`), or the largest 16 and the exact energy (`fast`)."""
+    """Measure one matrix: every singular value (`full`), or the largest 16 and the exact energy (`fast`).
+
+    `rounding` is that of W in its own dtype unless it is given.
+    """
     shape = (W.shape[0], W.shape[1])
     if mode == "full":
-        return complete_entry(name, of, shape, linalg.singular_values(W), extra)
-    top, energy = linalg.top_singular_values(W, min(TOP, *shape))
-    return Entry(name, of, shape, top.detach().to("cpu", torch.float64), float(energy), extra or {})
-
-
-def wide(W: Tensor) -> Tensor:
-    """The matrix in float32, or in float64 where it is."""
-    return W if W.dtype == torch.float64 else W.float()
+        S = linalg.singular_values(W)
+        energy = float(S.square().sum())
+    else:
+        S, total = linalg.top_singular_values(W, min(TOP, *shape))
+        energy = float(total)
+    if rounding is None:
+        rounding = rounding_of(energy**0.5, shape, W.dtype)
+    if mode == "full":
+        return complete_entry(name, of, shape, S, rounding, extra)
+    return Entry(name, of, shape, S.detach().to("cpu", torch.float64), energy, rounding, extra or {})
 
 
 def measure_all(

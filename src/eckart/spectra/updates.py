@@ -10,17 +10,19 @@ Paper: intruder dimensions, arXiv 2410.21228 (top 10, threshold 0.5 as in its co
 An adapter's update B·A stays factored for its spectrum: O((m+n)r²) instead of O(mn·min(m,n)).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from eckart import linalg
+from eckart.nn import Patterns, Progress
 from eckart.nn.files import lora_pairs, read_adapter
 
-from .entry import Entry, complete_entry
-from .spectrum import Progress, Source, entry_of, measure_all, wide
-from .weights import Patterns, weight_sources
+from .entry import Entry, complete_entry, rounding_of
+from .sources import weight_sources
+from .spectrum import Source, entry_of, measure_all
 
 LEADING = 8
 INTRUDER_COUNT = 10
@@ -43,19 +45,27 @@ def measure_updates(
     """
     origin = {source.name: source for source in weight_sources(base, targets, exclude)}
     tuned = weight_sources(subject, targets, exclude)
+    if isinstance(subject, nn.Module) != isinstance(base, nn.Module):  # one side lives, the other lies in a file
+        tuned = [_as_stored(s) for s in tuned]
+        origin = {name: _as_stored(s) for name, s in origin.items()}
     for source in tuned:
         _require_same(source, origin)
 
     def measure(source: Source) -> Entry:
-        W0 = wide(origin[source.name].read())
-        W = wide(source.read()).to(W0.device)
-        entry = entry_of(W - W0, name=source.name, of="updates", mode=mode)
+        W0, W = origin[source.name].read(), source.read()
+        dtype = max(W0.dtype, W.dtype, key=lambda each: torch.finfo(each).eps)
+        W0 = wide(W0)
+        W = wide(W).to(W0.device)
+        rounding = rounding_of(float(W0.norm() + W.norm()), source.shape, dtype)
+        D = W - W0
+        entry = entry_of(D, name=source.name, of="updates", mode=mode, rounding=rounding)
         if entry.energy:
-            entry.extra.update(_against_base(W0, W, linalg.truncated_svd(W - W0, min(LEADING, entry.count)), mode))
+            update = linalg.truncated_svd(D, min(LEADING, entry.count), method="krylov")
+            entry.extra.update(_against_base(W0, W, update, rounding, mode))
         entry.extra.update(_relative(entry, W0))
         return entry
 
-    return measure_all(tuned, measure, progress=progress)
+    return measure_all(tuned, measure, progress=progress, bounded=not isinstance(subject, nn.Module))
 
 
 def measure_adapter(
@@ -72,15 +82,14 @@ def measure_adapter(
     Raises:
         ValueError: The adapter changes a matrix that the base does not have, or fits another shape.
     """
+    files = read_adapter(adapter)
     pairs = lora_pairs(adapter)
     # transformers' Conv1D is (out, in) in a live model, as in the pairs, but (in, out) on disk.
-    stored_transposed = not isinstance(subject, nn.Module) and bool(read_adapter(adapter).config.get("fan_in_fan_out"))
-    sources = {source.name: source for source in weight_sources(subject, targets, exclude)}
-    if targets is None and exclude is None and (unknown := sorted(set(pairs) - set(sources))):
-        raise ValueError(
-            f"adapter {adapter} changes {unknown[:5]}, which the base does not have; pass its own base model"
-        )
-    chosen = [source for name, source in sources.items() if name in pairs]
+    stored_transposed = not isinstance(subject, nn.Module) and bool(files.config.get("fan_in_fan_out"))
+    everything = {source.name: source for source in weight_sources(subject)}
+    if unknown := sorted(set(pairs) - set(everything)):
+        raise ValueError(f"adapter {adapter} changes {unknown[:5]}, which the base does not have; pass its own base")
+    chosen = [source for source in weight_sources(subject, targets, exclude) if source.name in pairs]
     if not chosen:
         raise ValueError(f"adapter {adapter} changes none of the selected matrices; it has {sorted(pairs)[:5]}")
 
@@ -92,29 +101,36 @@ def measure_adapter(
             B, A = A.mT, B.mT
         _require_fit(B, A, W0)
         update = linalg.product_svd(B, A)
-        S = update[1]
-        padded = torch.zeros(min(W0.shape), dtype=torch.float64)
-        padded[: len(S)] = S.to(padded)
-        entry = complete_entry(source.name, "updates", (W0.shape[0], W0.shape[1]), padded, {"adapter_rank": A.shape[0]})
+        values = torch.zeros(min(W0.shape), dtype=torch.float64)
+        values[: len(update[1])] = update[1].to(values)
+        rounding = rounding_of(float(values.norm()), source.shape, B.dtype)
+        extra = {"adapter_rank": A.shape[0]}
+        entry = complete_entry(source.name, "updates", source.shape, values, rounding, extra)
         if entry.energy:
-            entry.extra.update(_against_base(W0, W0 + B @ A, update, mode))
+            entry.extra.update(_against_base(W0, W0 + B @ A, update, rounding, mode))
         entry.extra.update(_relative(entry, W0))
         return entry
 
-    return measure_all(chosen, measure, progress=progress)
+    return measure_all(chosen, measure, progress=progress, bounded=not isinstance(subject, nn.Module))
+
+
+def wide(W: Tensor) -> Tensor:
+    """The matrix in the dtype that linalg computes in: float32, or float64 where it is."""
+    return W.to(linalg.working_dtype(W.dtype))
 
 
 def _against_base(
     W0: Tensor,  # (m, n)
     W: Tensor,  # (m, n)
     update: tuple[Tensor, Tensor, Tensor],  # U (m, k), S (k,), Vh (k, n) of W − W₀, its leading ones at least
+    rounding: float,
     mode: str,
 ) -> dict[str, float | int | None]:
     U, S, Vh = update
-    rounding = torch.finfo(S.dtype).eps * torch.maximum(W0.norm(), S[0] * max(W0.shape))
-    r = min(LEADING, max(1, int(S.gt(rounding).sum())))
+    r = min(LEADING, max(1, int((rounding < S).sum())))
     full = mode == "full"
-    U0, _, Vh0 = linalg.truncated_svd(W0, min(W0.shape) if full else r)
+    count = min(W0.shape) if full else r
+    U0, _, Vh0 = linalg.truncated_svd(W0, count, method="auto" if full else "krylov")
     return {
         "overlap_left": float(linalg.overlap(U[:, :r], U0[:, :r])),
         "overlap_right": float(linalg.overlap(Vh[:r].mT, Vh0[:r].mT)),
@@ -123,7 +139,7 @@ def _against_base(
 
 
 def _intruders(W: Tensor, U0: Tensor) -> int:
-    U, _, _ = linalg.truncated_svd(W, min(INTRUDER_COUNT, *W.shape))
+    U, _, _ = linalg.truncated_svd(W, min(INTRUDER_COUNT, *W.shape), method="krylov")
     closest = (U.mT @ U0).abs().amax(dim=-1)  # (10,)
     return int((closest < INTRUDER_COSINE).sum())
 
@@ -131,6 +147,13 @@ def _intruders(W: Tensor, U0: Tensor) -> int:
 def _relative(entry: Entry, W0: Tensor) -> dict[str, float | None]:
     norm = float(W0.norm())
     return {"relative_norm": entry.energy**0.5 / norm if norm else None}
+
+
+def _as_stored(source: Source) -> Source:
+    """The source in the orientation of files, where the live model's is the transpose of it."""
+    if not source.flipped:
+        return source
+    return replace(source, shape=source.shape[::-1], read=lambda: source.read().mT)
 
 
 def _require_fit(B: Tensor, A: Tensor, W0: Tensor) -> None:

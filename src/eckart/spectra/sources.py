@@ -1,18 +1,15 @@
 """The weights of a live model, or of a checkpoint on disk, as sources that are read one at a time."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from eckart.nn import Matrix, matrices
+from eckart.nn import Patterns, Progress, matrices
 from eckart.nn.files import Checkpoint, CheckpointMatrix, open_checkpoint
 
 from .entry import Entry
-from .spectrum import Progress, Source, entry_of, measure_all
-
-Patterns = str | Sequence[str] | None
+from .spectrum import Source, entry_of, measure_all
 
 
 def weight_sources(
@@ -23,15 +20,15 @@ def weight_sources(
     """Each matrix of a model or a checkpoint, in order; a stack of experts gives one source per expert."""
     if isinstance(subject, nn.Module):
         return [
-            Source(name, matrix.shape, partial(_live, matrix, index), {"tied": matrix.tied} if matrix.tied else {})
+            Source(name, matrix.shape, W.detach, _tied(matrix.tied), flipped=matrix.kind == "conv1d")
             for matrix in matrices(subject, targets, exclude)
-            for name, index in members(matrix.name, matrix.stack)
+            for name, W in matrix.members()
         ]
     checkpoint = open_checkpoint(subject)
     return [
-        Source(name, matrix.shape, partial(_stored, checkpoint, matrix, index), {})
+        Source(name, matrix.shape, partial(_stored, checkpoint, matrix, index))
         for matrix in checkpoint.matrices(targets, exclude)
-        for name, index in members(matrix.name, matrix.stack)
+        for name, index in matrix.members()
     ]
 
 
@@ -52,14 +49,8 @@ def measure_weights(
     )
 
 
-def members(name: str, stack: int) -> list[tuple[str, int | None]]:
-    """The name and index of every matrix of a stack; a single matrix keeps its name and has no index."""
-    return [(name, None)] if stack == 1 else [(f"{name}[{e}]", e) for e in range(stack)]
-
-
-def _live(matrix: Matrix, index: int | None) -> Tensor:
-    W = matrix.weight().detach()
-    return W if index is None else W[index]
+def _tied(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    return {"tied": names} if names else {}
 
 
 def _stored(checkpoint: Checkpoint, matrix: CheckpointMatrix, index: int | None) -> Tensor:

@@ -4,6 +4,7 @@ Where only the largest singular values are known (`fast`), a number that needs t
 surely holds it, or as None; it is never guessed.
 """
 
+import math
 from typing import Any
 
 from eckart import linalg
@@ -12,6 +13,8 @@ from eckart.nn import locate
 from .entry import Entry
 
 Value = float | int | str | None | tuple[float, float]
+ACCURACY = 0.01
+"""How far a value of `linalg.top_singular_values` may lie below the true one, as a share of it."""
 
 
 def row(entry: Entry) -> dict[str, Any]:
@@ -20,13 +23,12 @@ def row(entry: Entry) -> dict[str, Any]:
     Example:
         >>> import torch
         >>> from eckart.spectra.entry import complete_entry
-        >>> r = row(complete_entry("layers.3.q_proj", "weights", (4, 4), torch.tensor([2.0, 1.0, 1.0, 0.0])))
+        >>> r = row(complete_entry("layers.3.q_proj", "weights", (4, 4), torch.tensor([2.0, 1.0, 1.0, 0.0]), 1e-7))
         >>> r["layer"], r["kind"], r["stable_rank"], r["numerical_rank"]
         (3, 'q_proj', 1.5, 3)
     """
     layer, kind = locate(entry.name)
     m, n = entry.shape
-    spectral = float(entry.values[0])
     head: dict[str, Any] = {
         "name": entry.name,
         "of": entry.of,
@@ -35,48 +37,56 @@ def row(entry: Entry) -> dict[str, Any]:
         "m": m,
         "n": n,
         "norm": entry.energy**0.5,
-        "spectral_norm": spectral,
-        "stable_rank": entry.energy / spectral**2 if spectral else 0.0,
+        "spectral_norm": float(entry.values[0]),
     }
     return head | (_complete(entry) if entry.complete else _bounded(entry)) | entry.extra
 
 
 def _complete(entry: Entry) -> dict[str, Value]:
-    S = entry.values
+    S, eps = entry.values, entry.relative_rounding
     effective = float(linalg.effective_rank(S))
-    fit = linalg.power_law(S)
-    alpha, distance = float(fit.alpha), float(fit.distance)
+    numerical = int(linalg.numerical_rank(S, entry.shape, eps))
+    fit = linalg.power_law(S[: max(numerical, 1)])
     return {
+        "stable_rank": float(linalg.stable_rank(S)),
         "effective_rank": effective,
         "effective_rank_fraction": effective / entry.count,
         "participation_ratio": float(linalg.participation_ratio(S)),
         "nuclear_ratio": float(linalg.nuclear_ratio(S)),
         "energy_rank_90": int(linalg.energy_rank(S, 0.90)),
         "energy_rank_99": int(linalg.energy_rank(S, 0.99)),
-        "numerical_rank": int(linalg.numerical_rank(S, entry.shape)),
-        "noise_edge": float(linalg.outlier_threshold(S, entry.shape)),
-        "outliers": int(linalg.count_outliers(S, entry.shape)),
-        "alpha": alpha if alpha == alpha else None,  # NaN: too few distinct values for a fit
-        "alpha_distance": distance if distance == distance else None,
+        "numerical_rank": numerical,
+        "noise_edge": float(linalg.outlier_threshold(S, entry.shape, eps)),
+        "outliers": int(linalg.count_outliers(S, entry.shape, eps)),
+        "alpha": finite(float(fit.alpha)),  # NaN: too few distinct values for a fit
+        "alpha_distance": finite(float(fit.distance)),
     }
 
 
 def _bounded(entry: Entry) -> dict[str, Value]:
     known = (entry.values, entry.energy, entry.count)
-    low, high = _interval(linalg.effective_rank_bounds(*known))
+    spectral = float(entry.values[0])
+    high = (1 + 1e-6) * entry.energy / spectral**2 if spectral else 0.0  # the energy itself is summed in float32
+    effective = _interval(linalg.effective_rank_bounds(*known, accuracy=ACCURACY))
     return {
-        "effective_rank": (low, high),
-        "effective_rank_fraction": (low / entry.count, high / entry.count),
-        "participation_ratio": _interval(linalg.participation_ratio_bounds(*known)),
-        "nuclear_ratio": _interval(linalg.nuclear_ratio_bounds(*known)),
-        "energy_rank_90": _sharp(linalg.energy_rank_bounds(*known, fraction=0.90)),
-        "energy_rank_99": _sharp(linalg.energy_rank_bounds(*known, fraction=0.99)),
+        "stable_rank": (max(high / (1 + ACCURACY) ** 2, float(high > 0)), high),
+        "effective_rank": effective,
+        "effective_rank_fraction": (effective[0] / entry.count, effective[1] / entry.count),
+        "participation_ratio": _interval(linalg.participation_ratio_bounds(*known, accuracy=ACCURACY)),
+        "nuclear_ratio": _interval(linalg.nuclear_ratio_bounds(*known, accuracy=ACCURACY)),
+        "energy_rank_90": _sharp(linalg.energy_rank_bounds(*known, fraction=0.90, accuracy=ACCURACY)),
+        "energy_rank_99": _sharp(linalg.energy_rank_bounds(*known, fraction=0.99, accuracy=ACCURACY)),
         "numerical_rank": None,
         "noise_edge": None,
         "outliers": None,
         "alpha": None,
         "alpha_distance": None,
     }
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is no number that a file could hold."""
+    return value if math.isfinite(value) else None
 
 
 def _interval(bounds: tuple[Any, Any]) -> tuple[float, float]:
