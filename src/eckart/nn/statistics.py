@@ -3,9 +3,9 @@
 For rows x (n,) of each of `stack` matrices: Σ x (n,), Σ x∘x (n,), the scatter Σ (x−μ)(x−μ)ᵀ (n, n) about the rows'
 own mean μ, and a uniform sample of the rows. The scatter grows by that of each new part about its own mean, and by the
 outer product of the difference of the means (Chan, Golub and LeVeque 1983): a channel with a large mean loses no digits
-of its variance, as it would in Σ x xᵀ − N μμᵀ. The sample keeps the rows with the largest of independent random keys, so that
-samples of two parts merge into a sample of the whole. Sums are kept in float32, or float64 for float64 rows; products
-are taken outside autocast.
+of its variance, as it would in Σ x xᵀ − N μμᵀ. The sample keeps the rows with the largest of independent random keys,
+so that samples of two parts merge into a sample of the whole. Sums are kept in float32, or float64 for float64 rows;
+products are taken outside autocast.
 """
 
 from collections.abc import Iterable
