@@ -5,6 +5,8 @@ import math
 import pytest
 import scipy.integrate
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eckart.linalg import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
 
@@ -89,3 +91,34 @@ def test_a_part_of_the_spectrum_is_refused() -> None:
         marchenko_pastur_median(0.0)
     with pytest.raises(ValueError, match="shape"):
         count_outliers(torch.tensor([2.0, 1.0]), (2,))  # type: ignore[arg-type]
+
+
+def test_rounding_of_a_stored_low_rank_matrix_is_no_outlier(generator: torch.Generator) -> None:
+    W = torch.randn(200, 5, generator=generator) @ torch.randn(5, 100, generator=generator)
+    S, shape, eps = torch.linalg.svdvals(W.double()), (200, 100), torch.finfo(W.dtype).eps
+    assert int(count_outliers(S, shape)) > 5  # to float64's eyes the rounding of the entries is signal
+    assert int(count_outliers(S, shape, eps)) == 5
+    assert float(outlier_threshold(S, shape, eps)) == pytest.approx(float(S[0]) * 200 * eps)
+    with pytest.raises(ValueError, match="eps"):
+        count_outliers(S, shape, -1e-7)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    values=st.lists(st.floats(0, 1e3), min_size=1, max_size=30),
+    longer=st.integers(0, 40),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+)
+def test_outliers_do_not_depend_on_scale_or_on_which_side_is_longer(
+    values: list[float], longer: int, scale: float
+) -> None:
+    S = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
+    shape = (len(values), len(values) + longer)
+    count = int(count_outliers(S, shape))
+    assert 0 <= count <= len(values)
+    assert int(count_outliers(S, shape[::-1])) == count
+    torch.testing.assert_close(outlier_threshold(scale * S, shape), scale * outlier_threshold(S, shape))
+    more = S.clone()
+    more[0] += 1e4 * float(outlier_threshold(S, shape)) + 1
+    if len(values) > 2:  # the median stays
+        assert int(count_outliers(more, shape)) >= 1

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from eckart.linalg._check import working_dtype
+
 
 def as_spectrum(S: Tensor, name: str = "S") -> Tensor:  # (..., k) -> (..., k) float64
     """`S` in float64, after checking that it holds finite, non-negative, descending values (one host read)."""
@@ -31,3 +33,10 @@ def require_shape(shape: tuple[int, int], count: int, *, whole: bool) -> tuple[i
         need = "all" if whole else "at most"
         raise ValueError(f"S must hold {need} {min(m, n)} singular values of the {m}×{n} matrix, got {count}")
     return m, n
+
+
+def rounding_of(dtype: torch.dtype, eps: float | None) -> float:
+    """The relative rounding of a matrix's entries: `eps`, or that of the dtype that its spectrum was computed in."""
+    if eps is not None and not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps}")
+    return torch.finfo(working_dtype(dtype)).eps if eps is None else eps

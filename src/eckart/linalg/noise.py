@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from eckart.linalg._check import working_dtype
-from eckart.linalg._spectrum import as_spectrum, require_shape
+from eckart.linalg._spectrum import as_spectrum, require_shape, rounding_of
 
 MARGIN = 3.27  # P(Tracy–Widom of order 1 ≤ 3.27) = 0.999
 
@@ -94,18 +94,19 @@ def marchenko_pastur_edge(S: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Te
     return (sigma * (math.sqrt(m) + math.sqrt(n))).to(dtype), sigma.to(dtype)
 
 
-def outlier_threshold(S: Tensor, shape: tuple[int, int]) -> Tensor:  # (..., k) -> (...)
+def outlier_threshold(S: Tensor, shape: tuple[int, int], eps: float | None = None) -> Tensor:  # (..., k) -> (...)
     """The value that the largest singular value of pure noise rarely exceeds (in 1 % of draws or less from 30×30 on).
 
     Args:
         S: All min(m, n) singular values (..., k), descending.
         shape: (m, n) of the matrix.
+        eps: Relative rounding of the matrix's entries, as in `numerical_rank`; None: that of S's dtype.
 
     Returns:
         The Marchenko–Pastur edge with the Tracy–Widom margin, and at least the rounding σ₁·max(m, n)·ε; tensor (...).
 
     Raises:
-        ValueError: S is not a descending spectrum of min(m, n) values.
+        ValueError: S is not a descending spectrum of min(m, n) values, or eps is negative.
 
     Example:
         >>> S = torch.tensor([5.0, 1.0, 0.9, 0.8])
@@ -115,23 +116,24 @@ def outlier_threshold(S: Tensor, shape: tuple[int, int]) -> Tensor:  # (..., k) 
     edge, _ = marchenko_pastur_edge(S, shape)
     rows, columns = math.sqrt(shape[0]), math.sqrt(shape[1])
     scale = (1 / rows + 1 / columns) ** (1 / 3) / (2 * (rows + columns))
-    rounding = S[..., 0].to(edge.dtype) * max(shape) * torch.finfo(edge.dtype).eps
+    rounding = S[..., 0].to(edge.dtype) * max(shape) * rounding_of(S.dtype, eps)
     return torch.maximum(edge * (1 + MARGIN * scale), rounding)
 
 
-def count_outliers(S: Tensor, shape: tuple[int, int]) -> Tensor:  # (..., k) -> (...) int64
+def count_outliers(S: Tensor, shape: tuple[int, int], eps: float | None = None) -> Tensor:  # (..., k) -> (...) int64
     """How many singular values stand out of the noise: #{σ_i > outlier_threshold}.
 
     Args:
         S: All min(m, n) singular values (..., k), descending.
         shape: (m, n) of the matrix.
+        eps: Relative rounding of the matrix's entries, as in `numerical_rank`; None: that of S's dtype.
 
     Returns:
         int64 tensor (...); 0 for pure noise of any aspect ratio and for a zero matrix, the rank for a matrix without
         noise whose rank is below min(m, n)/2.
 
     Raises:
-        ValueError: S is not a descending spectrum of min(m, n) values.
+        ValueError: S is not a descending spectrum of min(m, n) values, or eps is negative.
 
     Example:
         >>> noise = torch.randn(200, 700, generator=torch.Generator().manual_seed(0))
@@ -140,5 +142,5 @@ def count_outliers(S: Tensor, shape: tuple[int, int]) -> Tensor:  # (..., k) -> 
         >>> [int(count_outliers(torch.linalg.svdvals(W), (200, 700))) for W in (noise, noise + spike)]
         [0, 1]
     """
-    threshold = outlier_threshold(S, shape)
+    threshold = outlier_threshold(S, shape, eps)
     return (S.to(threshold.dtype) > threshold.unsqueeze(-1)).sum(-1)

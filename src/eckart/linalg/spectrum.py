@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from eckart.linalg._check import require_fraction, working_dtype
-from eckart.linalg._spectrum import as_spectrum, require_shape
+from eckart.linalg._spectrum import as_spectrum, require_shape, rounding_of
 
 # Energies that are equal in exact arithmetic may differ by rounding; a tie within this fraction of the energy left out
 # counts as reached, so that energy_rank([1]*10, 0.9) is 9.
@@ -56,10 +56,7 @@ def numerical_rank(S: Tensor, shape: tuple[int, int], eps: float | None = None) 
         (4, 2)
     """
     m, n = require_shape(shape, S.shape[-1], whole=False)
-    if eps is not None and not eps >= 0:
-        raise ValueError(f"eps must be at least 0, got {eps}")
-    eps = torch.finfo(working_dtype(S.dtype)).eps if eps is None else eps
-    return (_relative(S) > max(m, n) * eps).sum(-1)
+    return (_relative(S) > max(m, n) * rounding_of(S.dtype, eps)).sum(-1)
 
 
 def stable_rank(S: Tensor) -> Tensor:  # (..., k) -> (...)
