@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from eckart.linalg.covariance import anchored_target, psd_eigenvalues, shrink
+from eckart.linalg.approximation import weighted_approximation
+from eckart.linalg.covariance import anchored_target, psd_eigenvalues, psd_root, require_covariance, shrink
 
 
 def covariance(n: int, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -95,3 +98,54 @@ def test_psd_eigenvalues_are_the_squared_singular_values_of_the_data(matrix: tor
     S = torch.zeros(matrix.shape[1], dtype=torch.float64)
     S[: min(matrix.shape)] = torch.linalg.svdvals(matrix)
     torch.testing.assert_close(values, S.square() / N, rtol=1e-9, atol=1e-14 * float(S[0]) ** 2 + 1e-300)
+
+
+INDEFINITE = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+
+
+def test_an_indefinite_matrix_is_no_covariance_also_in_a_batch_of_larger_ones() -> None:
+    hidden = torch.stack((1e8 * torch.eye(2), INDEFINITE))
+    for C in (INDEFINITE, hidden, -torch.eye(2), 1e-30 * INDEFINITE, 1e200 * INDEFINITE.double()):
+        with pytest.raises(ValueError, match="C is not positive semidefinite: eigenvalues from"):
+            psd_eigenvalues(C)
+    with pytest.raises(ValueError, match="input_covariance is not positive semidefinite"):
+        weighted_approximation(torch.eye(2), 1, input_covariance=INDEFINITE)
+    with pytest.raises(ValueError, match="output_covariance is not positive semidefinite"):
+        weighted_approximation(torch.eye(2), 1, output_covariance=hidden)
+    with pytest.raises(ValueError, match="not symmetric"):
+        psd_eigenvalues(torch.stack((1e8 * torch.eye(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_covariances_that_were_summed_or_kept_in_low_precision_pass(
+    dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    for n, tokens in ((300, 20), (300, 1), (64, 2000)):
+        X = torch.randn(n, tokens, generator=generator)
+        X[0] *= 100
+        C = torch.zeros(n, n)
+        for part in X.split(16, dim=1):
+            C += part @ part.T / (1e4 * tokens)
+        assert float(psd_eigenvalues(C.to(dtype))[-1]) >= 0
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(1, 12),
+    tokens=st.integers(0, 15),
+    scale=st.sampled_from([1e-100, 1e-6, 1.0, 1e100]),
+    alpha=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_a_sum_of_squares_is_a_covariance_with_a_root_and_shrinks_to_one(
+    n: int, tokens: int, scale: float, alpha: float, seed: int
+) -> None:
+    C = scale * covariance(n, tokens, seed)[1]
+    root = psd_root(require_covariance("C", C, n))
+    torch.testing.assert_close(root @ root.mT, C, rtol=1e-9, atol=1e-12 * float(C.abs().max()))
+    values = psd_eigenvalues(C)
+    assert bool((values >= 0).all())
+    torch.testing.assert_close(values.sum(), C.trace())
+    shrunk = psd_eigenvalues(shrink(C, alpha))
+    torch.testing.assert_close(shrunk.sum(), C.trace())
+    assert float(shrunk[-1]) >= float(values[-1]) - 1e-12 * float(values[0])
