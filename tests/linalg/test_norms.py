@@ -84,3 +84,61 @@ def test_norms_name_the_argument_that_is_wrong():
         k_support_norm(W, 4)
     with pytest.raises(ValueError, match="k must be at least 1"):
         vector_k_support_norm(W, 0)
+
+
+NORMS = {
+    "nuclear": nuclear_norm,
+    "schatten 1": lambda W: schatten_norm(W, 1),
+    "schatten 0.5": lambda W: schatten_norm(W, 0.5),
+    "schatten 1.5": lambda W: schatten_norm(W, 1.5),
+    "schatten 2": lambda W: schatten_norm(W, 2),
+    "schatten 3": lambda W: schatten_norm(W, 3),
+    "spectral": lambda W: schatten_norm(W, math.inf),
+    "1-support": lambda W: k_support_norm(W, 1),
+    "2-support": lambda W: k_support_norm(W, 2),
+    "4-support": lambda W: k_support_norm(W, 4),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("shape", [(4, 4), (5, 4), (2, 4, 6)])
+def test_norms_can_be_penalties_their_gradients_are_those_of_differences(name, shape, generator):
+    W = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(NORMS[name], W)
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if name != "schatten 0.5"])
+def test_gradients_of_norms_are_subgradients_where_values_vanish_or_repeat(name, menagerie, generator):
+    # ‖X‖ ≥ ‖W‖ + ⟨G, X − W⟩ for every X.
+    flat = torch.eye(6, 5, dtype=torch.float64)
+    for start in (menagerie["rank_deficient"], flat, torch.zeros(6, 5, dtype=torch.float64)):
+        W = start.clone().requires_grad_()
+        norm = NORMS[name](W)
+        (G,) = torch.autograd.grad(norm, W)
+        assert bool(torch.isfinite(G).all())
+        for size in (1e-6, 1e-2, 1.0):
+            X = start + size * torch.randn(start.shape, generator=generator, dtype=torch.float64)
+            assert NORMS[name](X) >= norm + (G * (X - start)).sum() - 1e-10
+
+
+def test_the_gradient_of_the_nuclear_norm_is_the_polar_factor(generator):
+    W = torch.randn(6, 4, generator=generator).requires_grad_()
+    (G,) = torch.autograd.grad(3 * nuclear_norm(W), W)
+    U, _, Vh = torch.linalg.svd(W.detach(), full_matrices=False)
+    torch.testing.assert_close(G, 3 * U @ Vh)
+    assert G.dtype == torch.float32
+
+
+def test_a_quasi_norm_has_finite_gradients_at_zero():
+    W = torch.diag(torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64)).requires_grad_()
+    (G,) = torch.autograd.grad(schatten_norm(W, 0.5), W)
+    torch.testing.assert_close(G, torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)))
+
+
+def test_without_a_gradient_to_follow_no_graph_is_built():
+    W = torch.ones(3, 4).requires_grad_()
+    with torch.no_grad():
+        assert not nuclear_norm(W).requires_grad
+    assert not nuclear_norm(W.detach()).requires_grad
+    with pytest.raises(ValueError, match="NaN"):
+        nuclear_norm(W / 0 * 0)

@@ -8,7 +8,10 @@ The k-support norm (Argyriou, Foygel, Srebro, arXiv 1204.5043; of spectra: McDon
 ‖w‖_k² = min {Σ w_i²/θ_i : θ ∈ [0,1]^d, Σθ_i ≤ k}. The formula with any q ∈ [0, k) is the value at θ_i = 1 for the first
 k−q−1 entries and θ_i ∝ w_i for the others, so the norm is the least of them over every q whose θ is feasible.
 
-These are statistics: like `singular_values` they come back in float64. `proximal` has the proximal maps.
+They come back in float64 and can be differentiated, as penalties in a loss: where W requires a gradient the spectrum
+comes from an SVD that autograd follows, and ∂σ_i/∂W = u_i v_iᵀ. Zero values, where the norms have a kink, have the
+gradient of a full U Vᵀ for p = 1 and zero for other p; the gradient of a norm at W = 0 is a subgradient for p ≥ 1.
+For p < 1 the slope at σ = 0 is infinite and taken as zero. `proximal` has the proximal maps.
 
 Cost: one spectrum.
 Paper: the minimum over q replaces the search for the one q that satisfies two inequalities, which rounding can break.
@@ -41,7 +44,7 @@ def nuclear_norm(
         >>> nuclear_norm(torch.diag(torch.tensor([3.0, 2.0, -1.0]))).item()
         6.0
     """
-    return singular_values(W).sum(-1)
+    return _spectrum(W).sum(-1)
 
 
 def schatten_norm(
@@ -67,12 +70,15 @@ def schatten_norm(
     """
     if not p > 0:
         raise ValueError(f"p must be positive, got {p}")
-    S = singular_values(W)
+    S = _spectrum(W)
+    if p == 1:
+        return S.sum(-1)
     largest = S[..., :1]
     if math.isinf(p):
         return largest.squeeze(-1)
-    ratio = S / torch.where(largest > 0, largest, 1.0)  # powers of numbers up to 1 do not overflow
-    return largest.squeeze(-1) * ratio.pow(p).sum(-1).pow(1 / p)
+    unit = _nonzero(largest).detach()  # powers of numbers up to 1 do not overflow; any unit gives the same norm
+    powers = torch.where(S > 0, _nonzero(S / unit).pow(p), 0.0).sum(-1)
+    return torch.where(powers > 0, unit.squeeze(-1) * _nonzero(powers).pow(1 / p), 0.0)
 
 
 def k_support_norm(
@@ -99,7 +105,7 @@ def k_support_norm(
     """
     require_matrix("W", W)
     require_rank(k, W, "k")
-    return vector_k_support_norm(singular_values(W), k)
+    return vector_k_support_norm(_spectrum(W), k)
 
 
 def vector_k_support_norm(
@@ -125,15 +131,31 @@ def vector_k_support_norm(
     require_finite("w", w)
     require_k(k, w)
     w = w.abs().double().sort(dim=-1, descending=True).values
-    largest = w[..., :1]
-    w = w / torch.where(largest > 0, largest, 1.0)
-    zero = torch.zeros_like(largest)
+    unit = _nonzero(w[..., :1]).detach()
+    w = w / unit
+    zero = torch.zeros_like(unit)
     head = torch.cat((zero, w.square().cumsum(-1)), dim=-1)[..., :k].flip(-1)  # entry q: Σ_{i<k−q} w_i²
     tail = w.flip(-1).cumsum(-1).flip(-1)[..., :k].flip(-1)  # entry q: Σ_{i≥k−q} w_i
     size = torch.arange(1, k + 1, dtype=w.dtype, device=w.device)  # entry q: q + 1
     feasible = size * w[..., :k].flip(-1) <= tail * (1 + 1e-12)  # θ_{k−q} = (q+1) w_{k−q} / tail ≤ 1
-    value = torch.where(feasible, head + tail.square() / size, math.inf).amin(-1)
-    return largest.squeeze(-1) * value.sqrt()
+    best = torch.where(feasible, head + tail.square() / size, math.inf).min(-1).values
+    return torch.where(best > 0, unit.squeeze(-1) * _nonzero(best).sqrt(), 0.0)
+
+
+def _spectrum(
+    W: Tensor,  # (..., m, n)
+) -> Tensor:  # (..., min(m, n)), float64
+    """The singular values, by an SVD that autograd follows where W requires a gradient."""
+    if not (W.requires_grad and torch.is_grad_enabled()):
+        return singular_values(W)
+    require_matrix("W", W)
+    require_finite("W", W)
+    return torch.linalg.svdvals(W.double())
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    """x, and 1 where it is not positive: what a masked branch may divide by or take powers of."""
+    return torch.where(x > 0, x, 1.0)
 
 
 def require_k(k: int, w: Tensor) -> None:
