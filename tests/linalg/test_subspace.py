@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eckart.linalg.subspace import captured_energy, find_range, refresh
 
@@ -180,3 +181,35 @@ def test_subspace_errors_name_the_argument_and_the_remedy(generator):
     for call in (lambda: refresh(G, torch.eye(6)[:, :2]), lambda: find_range(G, 2)):
         with pytest.raises(ValueError, match=r"G of shape .* 1 entries that are NaN or infinite"):
             call()
+
+
+class _HostReads(TorchDispatchMode):
+    """Counts the operations that wait for a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fresh", [0, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_refresh_reads_the_device_once(dtype, fresh, generator):
+    G = torch.randn(3, 24, 40, generator=generator).to(dtype)
+    Q = find_range(G, 4).float()
+    for gradient in (G, 0 * G):
+        with _HostReads() as reads:
+            refresh(gradient, Q, fresh=fresh)
+        assert reads.count == 1
+
+
+def test_a_gradient_with_nan_in_one_matrix_of_a_batch_is_refused(generator):
+    G = torch.randn(3, 8, 9, generator=generator)
+    Q = find_range(G, 2)
+    G[1, 2, 3] = float("nan")
+    for fresh in (0, 3):
+        with pytest.raises(ValueError, match=r"G of shape .* 1 entries that are NaN"):
+            refresh(G, Q, fresh=fresh)
+    with pytest.raises(ValueError, match=r"Q of shape .* NaN"):
+        refresh(torch.nan_to_num(G), Q * float("nan"))

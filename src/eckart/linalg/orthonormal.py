@@ -47,19 +47,30 @@ def orthonormalize(
 def fast_orthonormal(
     Y: Tensor,  # (..., m, r), r ≤ m, float32 or float64, finite
 ) -> Tensor:  # (..., m, r)
-    """CholeskyQR2, checked on the device; Householder QR for the matrices of the batch where the check fails."""
-    Y = unit_peak(Y, dim=-2)
-    length = torch.linalg.vector_norm(Y, dim=-2, keepdim=True)
-    Y = Y / torch.where(length > 0, length, 1.0)
-    once, _, first = _cholesky_qr(Y)
+    """CholeskyQR2; Householder QR for the matrices of the batch where its check fails. One host read."""
+    Q, good = cholesky_orthonormal(Y)
+    if not bool(good.all()):
+        bad = ~good
+        Q[bad] = torch.linalg.qr(_unit_columns(Y[bad])).Q
+    return Q
+
+
+def cholesky_orthonormal(
+    Y: Tensor,  # (..., m, r), r ≤ m, float32 or float64
+) -> tuple[Tensor, Tensor]:  # (..., m, r), (...)
+    """CholeskyQR2 without a host read, and where its check, made on the device, passes."""
+    once, _, first = _cholesky_qr(_unit_columns(Y))
     Q, M, second = _cholesky_qr(once)
     error = (M - torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)).square().sum(dim=(-2, -1))
     # ‖QᵀQ − I‖ < ½ after one pass: then the second one ends at rounding.
-    good = (first == 0) & (second == 0) & (error < 0.25)
-    if not bool(good.all()):
-        bad = ~good
-        Q[bad] = torch.linalg.qr(Y[bad]).Q
-    return Q
+    return Q, (first == 0) & (second == 0) & (error < 0.25)
+
+
+def _unit_columns(Y: Tensor) -> Tensor:
+    """Y with columns of length 1; zero columns stay zero."""
+    Y = unit_peak(Y, dim=-2)
+    length = torch.linalg.vector_norm(Y, dim=-2, keepdim=True)
+    return Y / torch.where(length > 0, length, 1.0)
 
 
 def _cholesky_qr(Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,9 @@ Paper: a basis that sees nothing of G stays as it is, and fresh columns for abru
 import torch
 from torch import Tensor
 
-from eckart.linalg._check import require_count, require_matrix, require_rank, seeded, working_dtype
-from eckart.linalg._scale import tame, unit_peak
-from eckart.linalg.orthonormal import fast_orthonormal, require_columns
+from eckart.linalg._check import magnitude, require_count, require_matrix, require_rank, seeded, working_dtype
+from eckart.linalg._scale import comfortable, tame, unit_peak
+from eckart.linalg.orthonormal import cholesky_orthonormal, fast_orthonormal, require_columns
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def refresh(
 
     Cost 4 m n r flops; with `fresh` columns 6 m n (r + fresh). Where Gᵀ Q is exactly zero (a zero gradient) the basis
     stays as it is, bit for bit. A basis follows what it overlaps: after an abrupt shift of the subspace pass `fresh=8`.
-    Two host reads, as in `orthonormalize`.
+    One host read, for all checks together; an ill-conditioned step or entries near the ends of the range cost more.
 
     Args:
         G: the new gradient.
@@ -100,17 +100,32 @@ def refresh(
     _require_basis("G", G, "Q", Q)
     require_count("fresh", fresh)
     dtype = working_dtype(torch.promote_types(G.dtype, Q.dtype))
-    X, start = tame("G", G, dtype), tame("Q", Q, dtype)
     m, rank = Q.shape[-2:]
     extra = min(fresh, m - rank)
+    start = Q.to(dtype)
     if extra:
         source = seeded(G.device, generator)
         noise = torch.randn(*Q.shape[:-1], extra, generator=source, device=G.device, dtype=dtype)
         start = torch.cat((start, noise / m**0.5), dim=-1)
-    Z = unit_peak(X.mT @ start, dim=(-2, -1))
-    stays = ~Z.any(dim=(-2, -1), keepdim=True)
-    basis = fast_orthonormal(torch.where(stays, start, X @ Z))
+    X = G.to(dtype)
+    Y, stays = _step(X, start)
+    basis, good = cholesky_orthonormal(Y)
+    usual = [torch.as_tensor(comfortable(magnitude(part).double(), dtype)) for part in (G, Q)]
+    if not bool(torch.stack((*usual, good.all())).all()):  # the only host read, unless something is out of the usual
+        X, start = tame("G", G, dtype), torch.cat((tame("Q", Q, dtype), start[..., rank:]), dim=-1)
+        Y, stays = _step(X, start)
+        basis = fast_orthonormal(Y)
     return torch.where(stays, Q, _leading(X, basis, rank).to(Q.dtype))
+
+
+def _step(
+    G: Tensor,  # (..., m, n)
+    Q: Tensor,  # (..., m, w)
+) -> tuple[Tensor, Tensor]:  # (..., m, w), (..., 1, 1)
+    """G (Gᵀ Q) to a scale, and Q where Gᵀ Q is zero; and where that is."""
+    Z = unit_peak(G.mT @ Q, dim=(-2, -1))
+    stays = ~Z.any(dim=(-2, -1), keepdim=True)
+    return torch.where(stays, Q, G @ Z), stays
 
 
 @torch.no_grad()
