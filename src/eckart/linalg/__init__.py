@@ -1,9 +1,12 @@
 """Low-rank linear algebra: tensors in, tensors out, torch only.
 
-Matrices are (..., m, n) with W (m, n) = (out, in) as in `nn.Linear`. Any float dtype comes in, the arithmetic is
-float32 (float64 for float64 input), and the same dtype comes out. Non-finite input raises ValueError.
+Matrices are (..., m, n) with W (m, n) = (out, in) as in `nn.Linear`. Any float dtype comes in, and the arithmetic is
+at least float32 (`working_dtype`; float64 for float64 input, and inside where float32 would lose digits). Factors,
+bases and approximations keep the dtype of what they factorise; singular values taken alone, eigenvalues, norms and
+errors are float64; statistics of a spectrum have its dtype, but at least float32. Non-finite input raises ValueError.
 """
 
+from eckart.linalg._check import working_dtype
 from eckart.linalg.allocation import allocate, rank_cost
 from eckart.linalg.angles import overlap, principal_angles
 from eckart.linalg.approximation import approximation_error, weighted_approximation, weighted_singular_values
@@ -103,4 +106,5 @@ __all__ = [
     "vector_k_support_norm",
     "weighted_approximation",
     "weighted_singular_values",
+    "working_dtype",
 ]
