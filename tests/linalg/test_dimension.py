@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import scipy.spatial
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from eckart.linalg import intrinsic_dimension
@@ -72,3 +74,22 @@ def test_what_is_no_cloud_is_refused() -> None:
         intrinsic_dimension(torch.zeros(3, 4), trim=1.0)
     with pytest.raises(ValueError, match="NaN"):
         intrinsic_dimension(torch.full((3, 4), float("nan")))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    count=st.integers(3, 60),
+    ambient=st.integers(1, 8),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    seed=st.integers(0, 99),
+)
+def test_the_estimate_does_not_depend_on_scale_order_or_rotation(
+    count: int, ambient: int, scale: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(count, ambient, dtype=torch.float64, generator=generator)
+    plain = float(intrinsic_dimension(X))
+    assert plain > 0
+    turn = torch.linalg.qr(torch.randn(ambient, ambient, dtype=torch.float64, generator=generator))[0]
+    shuffled = X[torch.randperm(count, generator=generator)]
+    assert float(intrinsic_dimension(scale * shuffled @ turn)) == pytest.approx(plain, rel=1e-6)

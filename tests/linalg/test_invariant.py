@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from eckart.linalg.angles import principal_angles
@@ -200,3 +202,21 @@ def test_invariant_errors_name_the_argument_and_the_remedy(generator):
         spectral_start(W, 2, 3, 0.0)
     with pytest.raises(ValueError, match="depth must be at least 2"):
         spectral_start(W, 2, 1, 0.1)
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(2, 10), rank=st.integers(1, 5), seed=st.integers(0, 99), eps=st.sampled_from([1e-3, 1.0, 10.0]))
+def test_the_subspace_holds_what_the_signal_reads_and_what_it_writes_through_the_weight(
+    n: int, rank: int, seed: int, eps: float
+) -> None:
+    rank = min(rank, n // 2)
+    generator = torch.Generator().manual_seed(seed)
+    signal, weight = _low_rank(n, rank, generator), eps * _orthogonal(n, n, generator)
+    V = invariant_subspace(signal, weight, rank)
+    torch.testing.assert_close(V.mT @ V, torch.eye(2 * rank, dtype=torch.float64))
+    torch.testing.assert_close(signal @ V @ V.mT, signal)
+    back = weight.mT @ signal
+    torch.testing.assert_close(V @ V.mT @ back, back)
+    basis = complete(V)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(n, dtype=torch.float64))
+    torch.testing.assert_close(basis[:, : 2 * rank], V)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from eckart.linalg import power_law
@@ -108,3 +110,21 @@ def test_the_search_evaluates_a_small_part_of_all_distances(
 def test_a_tail_of_fewer_than_two_values_is_refused() -> None:
     with pytest.raises(ValueError, match="smallest_tail"):
         power_law(torch.ones(20), smallest_tail=1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0]) | st.floats(1e-3, 1e3), min_size=1, max_size=60),
+    smallest_tail=st.integers(2, 12),
+)
+def test_whatever_the_spectrum_the_fit_is_the_exhaustive_one_or_nan(values: list[float], smallest_tail: int) -> None:
+    S = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
+    alpha, xmin, distance = (float(value) for value in power_law(S, smallest_tail=smallest_tail))
+    if alpha != alpha:
+        assert xmin != xmin
+        assert distance != distance
+        return
+    assert alpha > 1
+    assert 0 <= distance <= 1
+    assert float((S.square() - xmin).abs().min()) <= 1e-9 * xmin
+    assert int((S.square() >= xmin * (1 - 1e-12)).sum()) >= smallest_tail
