@@ -171,3 +171,38 @@ def test_an_index_that_is_not_r_distinct_positions_is_an_error(index):
 def test_a_layer_of_another_kind_cannot_be_factored():
     with pytest.raises(TypeError, match=r"a Conv2d cannot be factored; give an nn\.Linear"):
         FactoredLinear.from_linear(nn.Conv2d(3, 3, 3), 2)
+
+
+@pytest.mark.parametrize("kind", [FactoredLinear, PivotedLinear])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("in_context", [False, True])
+def test_an_empty_layer_takes_a_state_dict_on_any_device(kind, device, in_context, generator):
+    layer = kind.from_linear(nn.Linear(7, 9).bfloat16(), rank=4)
+    if in_context:  # as from_pretrained builds a model
+        with torch.device(device):
+            other = kind.empty(7, 9, rank=4, dtype=torch.bfloat16)
+    else:
+        other = kind.empty(7, 9, rank=4, dtype=torch.bfloat16, device=device)
+    assert {tensor.device.type for tensor in other.state_dict().values()} == {device}
+    other.load_state_dict(layer.state_dict(), assign=device == "meta")
+    x = torch.randn(3, 7, generator=generator).bfloat16()
+    assert torch.equal(other(x), layer(x))
+    assert str(other) == str(layer)
+    assert kind.empty(7, 9, rank=4, bias=False).bias is None
+
+
+def test_an_empty_pivoted_layer_of_too_high_a_rank_is_an_error():
+    with pytest.raises(ValueError, match="rank is 10: from 0 to out_features, 9"):
+        PivotedLinear.empty(7, 9, rank=10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_of_a_half_precision_layer_are_rounded_once(dtype):
+    linear = nn.Linear(20, 16).to(dtype)
+    wide = copy.deepcopy(linear).float()
+    half, full = (FactoredLinear.from_linear(layer, rank=5) for layer in (linear, wide))
+    assert torch.equal(half.B, full.B.to(dtype))
+    assert torch.equal(half.A, full.A.to(dtype))
+    pivoted, full = (PivotedLinear.from_linear(layer, rank=5) for layer in (linear, wide))
+    assert torch.equal(pivoted.C, full.C.to(dtype))
+    assert torch.equal(pivoted.P, full.P.to(dtype))

@@ -44,6 +44,26 @@ class FactoredLinear(nn.Module):
         self.bias = own_bias(bias, self.out_features)
 
     @classmethod
+    def empty(
+        cls,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> "FactoredLinear":
+        """A layer whose numbers are yet to be loaded (`load_state_dict`); on the device "meta" it takes no memory.
+
+        Example:
+            >>> layer = FactoredLinear.empty(3, 4, rank=2, dtype=torch.bfloat16, device="meta")
+            >>> {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+            {'B': (4, 2), 'A': (2, 3), 'bias': (4,)}
+        """
+        B = torch.empty(out_features, rank, dtype=dtype, device=device)
+        return cls(B, B.new_empty(rank, in_features), B.new_empty(out_features) if bias else None)
+
+    @classmethod
     def from_linear(cls, linear: nn.Module, rank: int) -> "FactoredLinear":
         """The best approximation of a dense layer by this rank: truncated SVD, its values split evenly between factors.
 
@@ -62,9 +82,8 @@ class FactoredLinear(nn.Module):
             True
         """
         W, bias = dense_of(linear)
-        U, S, Vh = truncated_svd(W, rank)
-        root = S.sqrt()
-        return cls(U * root, root.unsqueeze(-1) * Vh, bias)
+        B, A = best_product(W, rank)
+        return cls(B.to(W.dtype), A.to(W.dtype), bias)
 
     @property
     def weight(self) -> Tensor:  # (m, n)
@@ -87,6 +106,13 @@ class FactoredLinear(nn.Module):
     def extra_repr(self) -> str:
         bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, bias={bias}"
+
+
+def best_product(W: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # (m, n) -> (m, r), (r, n)
+    """The best B A of this rank, balanced, in float32 or wider: factors of half precision are rounded once, last."""
+    U, S, Vh = truncated_svd(W if W.dtype == torch.float64 else W.float(), rank)
+    root = S.sqrt()
+    return U * root, root.unsqueeze(-1) * Vh
 
 
 def own(W: Tensor) -> nn.Parameter:

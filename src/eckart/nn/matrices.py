@@ -35,6 +35,17 @@ class Matrix:
     tied: tuple[str, ...] = ()  # the other names of the same storage
     transposed: bool = field(default=False, repr=False)  # stored as (..., in, out)
 
+    @property
+    def stored(self) -> bool:
+        """Whether a parameter of the owner holds the weight; a factored or parametrized layer computes it at each read.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(3, 3), FactoredLinear.empty(3, 3, rank=1))
+            >>> [matrix.stored for matrix in matrices(model)]
+            [True, False]
+        """
+        return self.module._parameters.get(self.parameter) is not None
+
     def weight(self) -> Tensor:  # (m, n), or (stack, m, n)
         """The weight as (out, in): a view wherever one exists, still attached to autograd (detach it to only look)."""
         return self.as_matrix(getattr(self.module, self.parameter))

@@ -89,8 +89,8 @@ def observe(
     """
     wanted = _checked(wanted, batches, sample_size)
     found = matrices(model, targets, exclude)
-    stored = [matrix for matrix in found if _is_stored(matrix)]
-    computed = [matrix for matrix in found if not _is_stored(matrix)]
+    stored = [matrix for matrix in found if _stays(matrix)]
+    computed = [matrix for matrix in found if not _stays(matrix)]
     observer = Observer({matrix.name for matrix in computed}, wanted, sample_size)
     reads = Reads(Weights(stored), observer.on_read)
     with ExitStack() as stack:
@@ -162,8 +162,8 @@ def _checked(wanted: Collection[str], batches: object, sample_size: int) -> set[
     return wanted
 
 
-def _is_stored(matrix: Matrix) -> bool:
-    """Whether the weight is one plain parameter that stays where it is, so that its uses can be told by its storage."""
+def _stays(matrix: Matrix) -> bool:
+    """Whether the weight is a plain parameter that stays where it is, so that its uses can be told by its storage."""
     parameter = matrix.module._parameters.get(matrix.parameter)
     return type(parameter) is nn.Parameter and not parameter.is_meta
 

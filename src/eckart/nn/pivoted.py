@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.linalg.pivoting import pivot_factors
-from eckart.nn.factored import FactoredLinear, own, own_bias, to_linear
+from eckart.nn.factored import best_product, dense_of, own, own_bias, to_linear
 
 
 class PivotedLinear(nn.Module):
@@ -27,6 +27,7 @@ class PivotedLinear(nn.Module):
         ValueError: the shapes do not chain, or the index is not r distinct positions.
 
     Example:
+        >>> from eckart.nn import FactoredLinear
         >>> product = FactoredLinear(torch.tensor([[1.0], [4.0], [-2.0]]), torch.tensor([[1.0, 2.0]]))
         >>> layer = PivotedLinear.from_product(product.B, product.A)
         >>> torch.equal(layer.weight, product.weight), layer.weight_count, product.weight_count
@@ -51,6 +52,34 @@ class PivotedLinear(nn.Module):
         self.order: Tensor
 
     @classmethod
+    def empty(
+        cls,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> "PivotedLinear":
+        """A layer whose numbers are yet to be loaded (`load_state_dict`); on the device "meta" it takes no memory.
+
+        Raises:
+            ValueError: the rank is above out_features, of which it would pick as many.
+
+        Example:
+            >>> layer = PivotedLinear.empty(3, 4, rank=2, device="meta")
+            >>> {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+            {'P': (2, 2), 'C': (2, 3), 'bias': (4,), 'order': (4,)}
+        """
+        if not 0 <= rank <= out_features:
+            raise ValueError(f"rank is {rank}: from 0 to out_features, {out_features}")
+        P = torch.empty(out_features - rank, rank, dtype=dtype, device=device)
+        bare = P.new_empty(out_features) if bias else None
+        layer = cls(P, P.new_empty(rank, in_features), torch.arange(rank, device="cpu"), bare)
+        layer.order = layer.order.to(P.device)
+        return layer
+
+    @classmethod
     def from_product(
         cls,
         B: Tensor,  # (m, r), r ≤ m
@@ -64,8 +93,9 @@ class PivotedLinear(nn.Module):
     @classmethod
     def from_linear(cls, linear: nn.Module, rank: int) -> "PivotedLinear":
         """The best approximation of a dense layer by this rank (see `FactoredLinear.from_linear`), pivoted."""
-        factored = FactoredLinear.from_linear(linear, rank)
-        return cls.from_product(factored.B, factored.A, factored.bias)
+        W, bias = dense_of(linear)
+        index, _, P, C = pivot_factors(*best_product(W, rank))
+        return cls(P.to(W.dtype), C.to(W.dtype), index, bias)
 
     @property
     def weight(self) -> Tensor:  # (m, n)
