@@ -188,3 +188,59 @@ def test_picked_rows_keep_their_padding() -> None:
     padding.gather(torch.randn(4, 3), torch.tensor([1, 3, 1, 0]))
     assert padding.gathered(4).tolist() == [1, 3]
     assert padding.gathered(3) is None
+
+
+class TwoSided(nn.Module):
+    """An encoder and a decoder that reads what the encoder gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.cross = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, y: Tensor, **_: Any) -> None:
+        self.cross(self.encoder(x)), self.decoder(y)
+
+
+def two_sided(tokens: int, decoder: Tensor | None) -> dict[str, Tensor]:
+    """The first mask hides two of ten positions."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, size, 4, generator=generator) for size in (5, tokens))
+    masks = {} if decoder is None else {"decoder_attention_mask": decoder}
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1]])
+    return {"x": x, "y": y, "attention_mask": mask, "decoder_input_ids": torch.ones(2, tokens), **masks}
+
+
+def tokens_of(batch: dict[str, Tensor]) -> list[int]:
+    seen = observe(TwoSided(), [batch], ["input_covariance"])
+    real = batch["y"][batch["decoder_attention_mask"] == 1] if "decoder_attention_mask" in batch else batch["y"]
+    if seen["decoder"].tokens == len(real):
+        torch.testing.assert_close(seen["decoder"].input_sum, real.sum(0))
+    return [seen[name].tokens for name in ("encoder", "cross", "decoder")]
+
+
+def test_an_encoder_and_a_decoder_each_have_their_own_mask() -> None:
+    hidden = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    same = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tokens_of(two_sided(3, hidden)) == [8, 8, 3]
+        assert tokens_of(two_sided(3, None)) == [8, 8, 6]
+        assert tokens_of(two_sided(5, same)) == [8, 8, 8]
+
+
+@pytest.mark.parametrize("decoder", [None, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])])
+def test_masks_of_an_encoder_and_a_decoder_that_cannot_be_told_apart_leave_nothing_out(decoder: Tensor | None) -> None:
+    with pytest.warns(UserWarning, match="padding counted too.*: cross, decoder, encoder"):
+        assert tokens_of(two_sided(5, decoder)) == [10, 10, 10]
+
+
+def test_labels_tell_the_decoder_s_length_of_a_model_that_has_one() -> None:
+    batch = two_sided(3, None)
+    del batch["decoder_input_ids"]
+    batch["labels"] = torch.zeros(2, 3)
+    with pytest.warns(UserWarning, match="padding counted too.*: decoder"):
+        assert tokens_of(batch) == [8, 8, 6]
+    assert not Padding(batch, encoder_decoder=True).misses((2, 3, 4))
+    batch["labels"] = torch.zeros(2, 5)
+    assert Padding(batch, encoder_decoder=True).misses((2, 5, 4))
+    assert Padding(batch).count((2, 5, 4)) == 8

@@ -49,11 +49,22 @@ def run_model(model: nn.Module, batch: Any) -> Any:
     )
 
 
+_SIDES = (  # each a mask (B, T), and else what has the same shape in front and no padding that can be told
+    ("attention_mask", "input_ids", "inputs_embeds"),
+    ("decoder_attention_mask", "decoder_input_ids", "decoder_inputs_embeds"),
+    ("encoder_attention_mask", "encoder_hidden_states"),
+)
+
+
 class Padding:
-    """Which rows of a batch's tensors are real, from its `attention_mask` (B, T): 0 is padding.
+    """Which rows of a batch's tensors are real, from its masks (B, T): 0 is padding.
+
+    An encoder and a decoder have a mask each, told apart by T. Where T is the same and the masks are not, nothing is
+    left out, and `misses` says so.
 
     Args:
-        batch: any batch; only a mapping can hold a mask.
+        batch: any batch; only a mapping can hold masks.
+        encoder_decoder: whether the model gives its `labels` to a decoder of its own.
 
     Example:
         >>> padding = Padding({"attention_mask": torch.tensor([[1, 1, 0]])})
@@ -62,58 +73,75 @@ class Padding:
                 [1.]]), 2)
     """
 
-    def __init__(self, batch: Any) -> None:
-        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-        self.shape: tuple[int, ...] | None = None  # None: every row is real
-        self.real: Tensor | None = None  # positions in B · T
-        self.unread: tuple[int, ...] | None = None  # the shape of a mask that is not (B, T)
+    def __init__(self, batch: Any, encoder_decoder: bool = False) -> None:
+        self.unread: list[tuple[int, ...]] = []  # the shapes of masks that are not (B, T)
+        self._real: dict[tuple[int, ...], Tensor | None] = {}  # (B, T) -> which of B · T positions are; None: all
+        self._unclear: set[tuple[int, ...]] = set()
         self._gathered: Tensor | None = None  # of the rows last picked out of B · T ones: whether each is real
-        self._is_real: Tensor | None = None
-        if isinstance(mask, Tensor) and mask.ndim == 2 and not bool((mask != 0).all()):
-            self.shape = tuple(mask.shape)
-            self._is_real = (mask != 0).flatten()
-            self.real = self._is_real.nonzero().flatten()
-        elif isinstance(mask, Tensor) and mask.ndim != 2:
-            self.unread = tuple(mask.shape)
+        for mask, *others in _SIDES if isinstance(batch, Mapping) else ():
+            if encoder_decoder and mask.startswith("decoder"):
+                others.append("labels")
+            given = next((name for name in (mask, *others) if isinstance(batch.get(name), Tensor)), None)
+            if given is not None:
+                self._add(batch[given], given == mask)
+        self._positions = {side: r.nonzero().flatten() for side, r in self._real.items() if r is not None}
+        self.hides = bool(self._positions or self._unclear)  # whether anything is padding
 
-    def applies(self, shape: tuple[int, ...]) -> bool:  # (..., n)
-        """Whether the leading dimensions are (B, T) or B · T, and some of it is padding."""
-        if self.shape is None:
-            return False
-        by_position = len(shape) > 2 and tuple(shape[:2]) == self.shape
-        return by_position or (len(shape) > 1 and shape[0] == prod(self.shape))
+    def _add(self, tensor: Tensor, is_mask: bool) -> None:
+        if is_mask and tensor.ndim != 2:
+            self.unread.append(tuple(tensor.shape))
+        elif tensor.ndim >= 2:
+            side, real = tuple(tensor.shape[:2]), (tensor != 0).flatten() if is_mask else None
+            real = None if real is None or bool(real.all()) else real
+            if side in self._real and not _equal(self._real[side], real):
+                self._unclear.add(side)
+                real = None
+            self._real[side] = real
+
+    def _side(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:  # (..., n) -> (B, T)
+        """The mask's shape if the leading dimensions are (B, T), or else B · T."""
+        if len(shape) > 2 and tuple(shape[:2]) in self._real:
+            return tuple(shape[:2])
+        return next((side for side in self._real if len(shape) > 1 and shape[0] == prod(side)), None)
 
     def misses(self, shape: tuple[int, ...]) -> bool:  # (..., n)
-        """Whether padded positions may hide in a tensor: it is neither by position nor one row per sequence."""
-        return (
-            self.shape is not None and not self.applies(shape) and not (len(shape) == 2 and shape[0] == self.shape[0])
-        )
+        """Whether padded positions may hide in a tensor: no mask, or more than one, fits, nor one row per sequence."""
+        side = self._side(shape)
+        if side is not None:
+            return side in self._unclear
+        return self.hides and not (len(shape) == 2 and any(shape[0] == batch for batch, _ in self._real))
 
     def count(self, shape: tuple[int, ...]) -> int:  # (..., n)
         """How many real rows a tensor of this shape has."""
-        if self.shape is None or self.real is None or not self.applies(shape):
+        side = self._side(shape)
+        if side not in self._positions:
             return prod(shape[:-1])
-        return prod(shape[:-1]) // prod(self.shape) * len(self.real)
+        return prod(shape[:-1]) // prod(side) * len(self._positions[side])
 
     def rows(self, x: Tensor) -> Tensor:  # (..., n) -> (N, n)
         """The real rows of a tensor, in order."""
-        n = x.shape[-1]
-        if self.shape is None or self.real is None or not self.applies(tuple(x.shape)):
+        n, side = x.shape[-1], self._side(tuple(x.shape))
+        if side not in self._positions:
             return x.reshape(-1, n)
-        return x.reshape(prod(self.shape), -1, n).index_select(0, self.real.to(x.device)).reshape(-1, n)
+        return x.reshape(prod(side), -1, n).index_select(0, self._positions[side].to(x.device)).reshape(-1, n)
 
     def gather(self, x: Tensor, index: object) -> None:
         """Note that `x[index]` picks rows (as a router does for its experts), to know which of them are real."""
-        if self._is_real is None or x.ndim != 2 or len(x) != len(self._is_real):
+        real = next((r for side, r in self._real.items() if x.ndim == 2 and len(x) == prod(side)), None)
+        if real is None or not isinstance(index, Tensor):
             return
-        if isinstance(index, Tensor) and index.ndim == 1 and index.dtype in (torch.int32, torch.int64):
-            self._gathered = self._is_real.to(index.device)[index]
+        if index.ndim == 1 and index.dtype in (torch.int32, torch.int64):
+            self._gathered = real.to(index.device)[index]
 
     def gathered(self, count: int) -> Tensor | None:
         """The real ones of the `count` rows picked last; None if so many were not picked, or nothing is padded."""
         if self._gathered is None or len(self._gathered) != count:
             return None
         return self._gathered.nonzero().flatten()
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
 class Keys:

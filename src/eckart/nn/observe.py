@@ -48,10 +48,16 @@ def observe(
     up) share one set of statistics.
 
     Rows that the batch's `attention_mask` (B, T) hides are left out of inputs and output gradients shaped (B, T, ...)
-    or (B · T, ...), and of the rows that experts pick from those. Inputs with one row per sequence are counted whole,
-    and so are others that cannot be matched to a mask with zeros, which a warning names. The gradient is the loss's
-    own: a mask does not change it. Convolutions read patches (n = in/groups · kernel), at every position. Embeddings
-    read ids: they have a gradient, and no statistics of inputs and outputs.
+    or (B · T, ...), and of the rows that experts pick from those. A decoder beside an encoder has a
+    `decoder_attention_mask` of its own, told by its T; where T is the same and the masks are not, nothing is left out.
+    Inputs with one row per sequence are counted whole, and so are others that cannot be matched to a mask with zeros,
+    which a warning names. The gradient is the loss's own: a mask does not change it. Convolutions read patches
+    (n = in/groups · kernel), at every position. Embeddings read ids: they have a gradient, and no statistics of inputs
+    and outputs.
+
+    Memory does not grow with the batches, but all that is wanted is held at once: (n, n) for each different input,
+    (m, m) for each output, (m, n) for each gradient, in float32. For a large model observe block by block, reading the
+    batches again for each: `observe(model, batches, wanted, targets=f"layers.{block}.*")`.
 
     Args:
         model: any module. What is not used by the batches, or in a way that cannot be followed, is left out of the
@@ -92,7 +98,8 @@ def observe(
     stored = [matrix for matrix in found if _stays(matrix)]
     computed = [matrix for matrix in found if not _stays(matrix)]
     observer = Observer({matrix.name for matrix in computed}, wanted, sample_size)
-    reads = Reads(Weights(stored), observer.on_read)
+    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False) is True
+    reads = Reads(Weights(stored), observer.on_read, encoder_decoder)
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
         stack.enter_context(_hooked(computed, reads))

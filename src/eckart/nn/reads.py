@@ -42,8 +42,11 @@ class Reads(TorchFunctionMode):
     the batch is padded, since their inputs could not be matched to the mask, and `unread` the shapes of unknown masks.
     """
 
-    def __init__(self, weights: Weights, on_read: Callable[[list[Read], Tensor], Tensor]) -> None:
+    def __init__(
+        self, weights: Weights, on_read: Callable[[list[Read], Tensor], Tensor], encoder_decoder: bool = False
+    ) -> None:
         super().__init__()
+        self._encoder_decoder = encoder_decoder
         self.weights, self.on_read = weights, on_read
         self.whole: set[str] = set()
         self.unread: set[tuple[int, ...]] = set()
@@ -51,9 +54,8 @@ class Reads(TorchFunctionMode):
 
     def begin_batch(self, batch: Any) -> None:
         """Read the padding of the batch to come."""
-        self.padding = Padding(batch)
-        if self.padding.unread is not None:
-            self.unread.add(self.padding.unread)
+        self.padding = Padding(batch, self._encoder_decoder)
+        self.unread.update(self.padding.unread)
 
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -99,7 +101,7 @@ class Reads(TorchFunctionMode):
         found = self.weights.find(V)
         if not found:
             return []
-        if self.padding.shape is not None:
+        if self.padding.hides:
             self.whole.add(found[0].name)
         rows = x.expand(len(V), -1, -1)
         return [Read(found[0], x, found[1], rows.shape[1], "rows", lambda: [rows], lambda g: g)]
@@ -119,7 +121,7 @@ class Reads(TorchFunctionMode):
         if not found:
             return []
         matrix, slots = found
-        if self.padding.shape is not None:
+        if self.padding.hides:
             self.whole.add(matrix.name)
         kernel = tuple(weight.shape[2:])
         geometry = (kernel, stride, padding, dilation, groups)
@@ -137,7 +139,7 @@ class Reads(TorchFunctionMode):
         if not found or offs is None:
             return []
         kept = self.padding.gathered(len(mat_a))
-        if kept is None and self.padding.shape is not None:
+        if kept is None and self.padding.hides:
             self.whole.add(found[0].name)
         reads, start = [], 0
         for expert, stop in enumerate(offs.tolist()):
