@@ -169,3 +169,20 @@ def test_a_broken_adapter_is_named_with_its_remedy(net, tmp_path):
     write_adapter(tmp_path / "d", {"peft_type": "LORA"}, {"head.weight": torch.ones(2, 3)})
     with pytest.raises(ValueError, match="holds no lora_A"), pytest.warns(match="left out"):
         lora_pairs(tmp_path / "d")
+
+
+def test_an_adapter_already_read_is_not_read_again(tmp_path):
+    tensors = {"head.lora_A.weight": torch.ones(1, 3), "head.lora_B.weight": torch.ones(2, 1)}
+    write_adapter(tmp_path / "a", {"peft_type": "LORA", "lora_alpha": 2}, tensors)
+    files = read_adapter(tmp_path / "a")
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    assert lora_pairs(files)["head"].scale == 2
+    with pytest.raises(ValueError, match="the adapter is a IA3 adapter"):
+        lora_pairs(files._replace(config={"peft_type": "IA3"}))
+
+
+def test_an_alpha_pattern_that_is_no_regular_expression_is_a_named_error(tmp_path):
+    tensors = {"head.lora_A.weight": torch.ones(1, 3), "head.lora_B.weight": torch.ones(2, 1)}
+    write_adapter(tmp_path / "a", {"peft_type": "LORA", "alpha_pattern": {"head[": 3}}, tensors)
+    with pytest.raises(ValueError, match=r"alpha_pattern in its adapter_config.json has 'head\['"):
+        lora_pairs(tmp_path / "a")

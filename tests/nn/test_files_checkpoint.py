@@ -120,3 +120,13 @@ def test_a_checkpoint_of_vectors_holds_no_matrices(tmp_path):
     save_safetensors(tmp_path / "a.safetensors", dict(nn.LayerNorm(4).state_dict()))
     with pytest.raises(ValueError, match="holds no matrices: none of its 2 tensors"):
         open_checkpoint(tmp_path).matrices()
+
+
+def test_left_out_speaks_of_a_checkpoint_that_has_no_matrices_and_of_what_patterns_drop(tmp_path):
+    packed = tmp_path / "packed.safetensors"
+    save_safetensors(packed, {"a.weight": torch.ones(2, 2, dtype=torch.uint8)})
+    assert "uint8" in open_checkpoint(packed).left_out()["a.weight"]
+    plain = tmp_path / "plain.safetensors"
+    save_safetensors(plain, {"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2), "b.bias": torch.ones(2)})
+    assert list(open_checkpoint(plain).left_out(exclude="b")) == ["b.weight"]
+    assert open_checkpoint(plain).left_out() == {}

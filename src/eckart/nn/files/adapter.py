@@ -87,7 +87,7 @@ def read_adapter(folder: str | os.PathLike[str]) -> AdapterFiles:
     return AdapterFiles(config, {key: read_tensor(info) for key, info in read_header(folder / TENSORS).items()})
 
 
-def lora_pairs(folder: str | os.PathLike[str]) -> dict[str, LoraPair]:
+def lora_pairs(adapter: str | os.PathLike[str] | AdapterFiles) -> dict[str, LoraPair]:
     """Read a LoRA adapter as one low-rank update for each matrix.
 
     B A is in the orientation of `nn.matrices`: (out, in) for a linear layer, also where the base is a transformers
@@ -95,7 +95,7 @@ def lora_pairs(folder: str | os.PathLike[str]) -> dict[str, LoraPair]:
     are no such update (biases, modules_to_save) are left out and warned of by name.
 
     Args:
-        folder: Where adapter_config.json and adapter_model.safetensors lie.
+        adapter: Where adapter_config.json and adapter_model.safetensors lie, or what `read_adapter` gave.
 
     Returns:
         Name of the matrix in the base model → LoraPair(B (m, r), A (r, n), scale).
@@ -103,7 +103,7 @@ def lora_pairs(folder: str | os.PathLike[str]) -> dict[str, LoraPair]:
     Raises:
         FileNotFoundError: One of the two files is missing.
         ValueError: The adapter is of another type than LoRA, is a variant whose update is not scale · B A (DoRA, …),
-            acts on a grouped convolution, or lacks one half of a pair.
+            acts on a grouped convolution, or lacks one half of a pair; or its alpha_pattern is malformed.
 
     Example:
         >>> import tempfile, torch
@@ -115,8 +115,9 @@ def lora_pairs(folder: str | os.PathLike[str]) -> dict[str, LoraPair]:
         >>> tuple(pair.B.shape), tuple(pair.A.shape), pair.scale
         ((2, 1), (1, 3), 2.0)
     """
-    config, tensors = read_adapter(folder)
-    _check_lora(Path(folder), config)
+    config, tensors = adapter if isinstance(adapter, AdapterFiles) else read_adapter(adapter)
+    folder = "the adapter" if isinstance(adapter, AdapterFiles) else str(adapter)
+    _check_lora(folder, config)
     halves: dict[str, dict[str, Tensor]] = {}
     others = []
     for key, tensor in tensors.items():
@@ -128,8 +129,8 @@ def lora_pairs(folder: str | os.PathLike[str]) -> dict[str, LoraPair]:
     if others:
         warnings.warn(f"{folder} also changes what is no low-rank update, left out: {', '.join(others)}", stacklevel=2)
     if not halves:
-        raise ValueError(f"folder: {folder} holds no lora_A and lora_B tensors; save the adapter again with PEFT")
-    return {name: _pair(Path(folder), name, pair, config) for name, pair in halves.items()}
+        raise ValueError(f"adapter: {folder} holds no lora_A and lora_B tensors; save the adapter again with PEFT")
+    return {name: _pair(folder, name, pair, config) for name, pair in halves.items()}
 
 
 def write_adapter(
@@ -173,17 +174,17 @@ def _prefixed(key: str) -> str:
     return key if key.startswith(PREFIX) else PREFIX + key
 
 
-def _check_lora(folder: Path, config: dict[str, Any]) -> None:
+def _check_lora(folder: str, config: dict[str, Any]) -> None:
     """Refuse what is not scale · B A, and warn of an update that is relative to a changed base."""
     if config["peft_type"] != "LORA":
         raise ValueError(
-            f"folder: {folder} is a {config['peft_type']} adapter, and only LORA is read as B A; "
+            f"adapter: {folder} is a {config['peft_type']} adapter, and only LORA is read as B A; "
             "merge it with peft (merge_and_unload) and give the merged model instead"
         )
     variants = [option for option in VARIANTS if config.get(option)]
     if variants:
         raise ValueError(
-            f"folder: {folder} is a LoRA variant ({', '.join(variants)}) whose update is not scale · B A; "
+            f"adapter: {folder} is a LoRA variant ({', '.join(variants)}) whose update is not scale · B A; "
             "merge it with peft (merge_and_unload) and give the merged model instead"
         )
     start = str(config.get("init_lora_weights")).lower()
@@ -196,17 +197,17 @@ def _check_lora(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _pair(folder: Path, name: str, halves: dict[str, Tensor], config: dict[str, Any]) -> LoraPair:
+def _pair(folder: str, name: str, halves: dict[str, Tensor], config: dict[str, Any]) -> LoraPair:
     """The two halves as matrices, with their scale."""
     if len(halves) != 2:
-        raise ValueError(f"folder: {folder} holds only lora_{next(iter(halves))} for {name!r}; save the adapter again")
+        raise ValueError(f"adapter: {folder} holds only lora_{next(iter(halves))} for {name!r}; save the adapter again")
     if "embedding_A" in halves:  # stored as (r, words) and (width, r); the weight is (words, width)
         B, A = halves["embedding_A"].T, halves["embedding_B"].T
     else:
         B, A = halves["B"].flatten(1), halves["A"].flatten(1)
     if B.shape[1] != A.shape[0]:
         raise ValueError(
-            f"folder: {folder} holds B {tuple(B.shape)} and A {tuple(A.shape)} for {name!r}, which do not multiply "
+            f"adapter: {folder} holds B {tuple(B.shape)} and A {tuple(A.shape)} for {name!r}, which do not multiply "
             "(a grouped convolution, or a damaged file); leave that layer out of the adapter"
         )
     rank = A.shape[0]
@@ -216,4 +217,13 @@ def _pair(folder: Path, name: str, halves: dict[str, Tensor], config: dict[str, 
 
 def _by_pattern(patterns: dict[str, float] | None, name: str, default: float) -> float:
     """PEFT's rule: the first pattern that is a regular expression for the end of the name."""
-    return next((value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", name)), default)
+    for key, value in (patterns or {}).items():
+        try:
+            found = re.match(rf"(.*\.)?({key})$", name)
+        except re.error as error:
+            raise ValueError(
+                f"adapter: alpha_pattern in its {CONFIG} has {key!r}, which is no regular expression ({error}); mend it"
+            ) from None
+        if found:
+            return value
+    return default

@@ -63,7 +63,7 @@ class Checkpoint:
             >>> open_checkpoint(file).matrices()
             [CheckpointMatrix(name='conv', shape=(8, 36), stack=1, key='conv.weight')]
         """
-        found = {m.name: m for m in (_matrix(key, info) for key, info in self.infos.items()) if m is not None}
+        found = self._all()
         if not found:
             raise ValueError(
                 f"{self.path} holds no matrices: none of its {len(self.infos)} tensors is a weight of two or "
@@ -77,13 +77,29 @@ class Checkpoint:
         return [found[name] for name in names]
 
     def left_out(self, targets: Patterns = None, exclude: Patterns = None) -> dict[str, str]:
-        """Say which tensors of two or more dimensions are not among the matrices, key → reason."""
-        chosen = {matrix.key for matrix in self.matrices(targets, exclude)}
+        """Say which tensors of two or more dimensions are not among the matrices, key → reason.
+
+        Raises:
+            ValueError: A pattern matches nothing.
+
+        Example:
+            >>> import tempfile, torch
+            >>> from eckart.nn.files import save_safetensors
+            >>> file = Path(tempfile.mkdtemp()) / "model.safetensors"
+            >>> save_safetensors(file, {"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2)})
+            >>> open_checkpoint(file).left_out(targets="a")
+            {'b.weight': 'not chosen by targets and exclude'}
+        """
+        found = self._all()
+        chosen = {found[name].key for name in select(found, targets, exclude)}
         return {
             key: _reason(info) if _matrix(key, info) is None else "not chosen by targets and exclude"
             for key, info in self.infos.items()
             if len(info.shape) >= 2 and key not in chosen
         }
+
+    def _all(self) -> dict[str, CheckpointMatrix]:
+        return {m.name: m for m in (_matrix(key, info) for key, info in self.infos.items()) if m is not None}
 
     def read(self, key: str, index: int | None = None) -> Tensor:
         """Read one tensor, leaving nothing open.
