@@ -3,7 +3,8 @@
     python benchmarks/scan.py [--gigabytes 2] [--dtype float32|bfloat16] [--modes fast full] [--json]
 
 Writes a sharded checkpoint of that size with the shapes of a decoder layer (width 2048, intermediate 8192) into a
-temporary folder, every second layer with singular values that fall over eight decades (harder for both modes), then measures it in a fresh process for each mode. Linux only: it reads /proc/self/status.
+temporary folder, every second layer with singular values that fall over eight decades (harder for both modes), then
+measures it in a fresh process for each mode. Linux only: it reads /proc/self/status.
 The bounds: 3 × for fast, 6 × for full.
 """
 

@@ -169,7 +169,9 @@ def _next_block(
 ) -> Tensor:  # (min(b, n − d), n)
     """Orthonormal rows that continue the basis K: Z less its part in K, random where nothing is left of it."""
     d, n = K.shape
-    Q, R = torch.linalg.qr((Z - C @ K).mT)
+    fresh = Z - C @ K
+    fresh = fresh - (fresh @ K.mT) @ K  # once is not enough: K would drift from orthonormal, and T rise above A
+    Q, R = torch.linalg.qr(fresh.mT)
     left = R.diagonal().abs()
     size = torch.linalg.vector_norm(Z) / len(Z) ** 0.5
     Q = Q.mT[: n - d]
