@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -83,6 +84,25 @@ def test_force_never_deletes_a_folder_that_holds_folders(tmp_path):
     with pytest.raises(FileExistsError, match="work"), atomic_directory(tmp_path / "home", force=True):
         pass
     assert (tmp_path / "home" / "work").is_dir()
+
+
+def test_an_interrupt_between_the_two_renames_puts_the_old_folder_back(tmp_path, monkeypatch):
+    place = tmp_path / "adapter"
+    with atomic_directory(place) as beside:
+        (beside / "mark").write_text("old")
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(place, force=True, mark="mark") as beside:
+        (beside / "mark").write_text("new")
+    assert (place / "mark").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_force_replaces_only_a_folder_that_is_known_by_its_mark(tmp_path):

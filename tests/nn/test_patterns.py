@@ -3,6 +3,7 @@
 import pytest
 
 from eckart.nn import locate, member_name, select, split_member
+from eckart.nn.patterns import closest
 
 NAMES = [
     "m.layers.0.attn.q_proj",
@@ -71,3 +72,11 @@ def test_a_member_of_a_stack_is_named_exactly_and_a_stack_names_all_its_members(
     assert select(names, "experts.down") == names
     assert split_member(names[11]) == ("layers.0.experts.down", 11)
     assert locate(names[11]) == (0, "experts.down")
+
+
+def test_the_closest_names_are_whole_where_a_name_is_asked_and_may_be_ends_where_a_pattern_is():
+    names = ["layers.0.q_proj", "layers.0.k_proj", "head"]
+    assert set(closest("layers.0.k_porj", names, whole=True).split(", ")) <= set(names)
+    assert closest("*.k_porj", names).startswith("k_proj")
+    assert closest("xyz", names, whole=True) == "layers.0.q_proj, layers.0.k_proj, head"
+    assert closest("xyz", []) == "(there are no names)"

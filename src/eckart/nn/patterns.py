@@ -103,7 +103,7 @@ def _matches(names: list[str], patterns: str | Sequence[str], argument: str) -> 
         hits = {name for name in names if _hits(name, pattern)}
         if not hits:
             raise ValueError(
-                f"{argument}: {pattern!r} matches none of {len(names)} names; closest: {_closest(pattern, names)}"
+                f"{argument}: {pattern!r} matches none of {len(names)} names; closest: {closest(pattern, names)}"
             )
         found |= hits
     return found
@@ -117,8 +117,20 @@ def _hits(name: str, pattern: str) -> bool:
     return any(fnmatchcase(each, form) for each in (name, stack) for form in (pattern, f"*.{pattern}"))
 
 
-def _closest(pattern: str, names: list[str]) -> str:
-    """Up to three names, or trailing parts of names, that look like the pattern."""
-    ends = {".".join(name.split(".")[start:]): None for name in names for start in range(name.count(".") + 1)}
-    close = get_close_matches(pattern.strip("*."), list(ends), n=3, cutoff=0.3)
+def closest(name: str, names: Iterable[str], *, whole: bool = False) -> str:
+    """Up to three names that look like one that is not there, for the message of an error.
+
+    Args:
+        name: a name or a pattern.
+        names: those that are there.
+        whole: give whole names only; else trailing parts of them too, which a pattern can be.
+
+    Example:
+        >>> closest("k_porj", ["layers.0.q_proj", "layers.0.k_proj", "head"])
+        'k_proj, 0.k_proj, q_proj'
+    """
+    names = list(names)
+    starts = {each: range(1 if whole else each.count(".") + 1) for each in names}
+    ends = {".".join(each.split(".")[start:]): None for each in names for start in starts[each]}
+    close = get_close_matches(name.strip("*."), list(ends), n=3, cutoff=0.3)
     return ", ".join(close or names[:3]) or "(there are no names)"

@@ -1,8 +1,8 @@
 """Put another module in a module's place: the only code of eckart that swaps a layer of a model."""
 
-from difflib import get_close_matches
-
 from torch import nn
+
+from eckart.nn.patterns import closest
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
@@ -31,7 +31,8 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     old = modules.get(name)
     if not name or old is None:
         what = "a parameter, not a module," if name in dict(model.named_parameters()) else "not a module"
-        raise ValueError(f"{name!r} is {what} of this {type(model).__name__}; closest: {_closest(name, modules)}")
+        close = closest(name, filter(None, modules), whole=True)
+        raise ValueError(f"{name!r} is {what} of this {type(model).__name__}; closest: {close}")
     if others := _untied(model, name, old, module):
         raise ValueError(
             f"{name} shares a parameter or is itself shared with {', '.join(others)}; replacing it alone would untie "
@@ -51,8 +52,3 @@ def _untied(model: nn.Module, name: str, old: nn.Module, new: nn.Module) -> list
         for path, parameter in model.named_parameters(remove_duplicate=False)
         if id(parameter) in lost and not path.startswith(inside)
     ]
-
-
-def _closest(name: str, modules: dict[str, nn.Module]) -> str:
-    names = [path for path in modules if path]
-    return ", ".join(get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]) or "(it has no modules)"

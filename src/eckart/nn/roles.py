@@ -8,13 +8,12 @@ around it, or of their `config`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import takewhile
 
 from torch import nn
 
 from eckart.nn.matrices import Matrix, matrices
-from eckart.nn.patterns import locate, select
+from eckart.nn.patterns import closest, locate, select
 
 _ANYWHERE = {
     "q": "q_proj query q_lin wq to_q q_attn query_proj",
@@ -112,7 +111,7 @@ def require(found: Mapping[str, Role], wanted: str) -> dict[str, Role]:
     if not matching:
         kinds = sorted({role.kind for role in found.values()})
         unknown = [name for name, role in found.items() if role.kind == "other"]
-        close = get_close_matches(wanted, list(found)) or unknown[:3]
+        close = closest(wanted, sorted(found, key=lambda name: found[name].kind != "other"), whole=True)
         raise ValueError(
             f"no matrix has the role or name {wanted!r}; roles found: {kinds}; {len(unknown)} of unknown role; "
             f"closest names: {close}; say which it is with roles(model, overrides={{pattern: {wanted!r}}})"

@@ -49,6 +49,7 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
             yield beside
             _flush(beside)
             beside.replace(target)
+            _flush(target.parent)
         finally:
             beside.unlink(missing_ok=True)
 
@@ -88,9 +89,10 @@ def atomic_directory(path: str | os.PathLike[str], *, force: bool = False, mark:
         beside.mkdir()
         try:
             yield beside
-            for file in beside.rglob("*"):
-                _flush(file)
+            for each in (*beside.rglob("*"), beside):
+                _flush(each)
             _swap(beside, target)
+            _flush(target.parent)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -170,11 +172,24 @@ def _parents(target: Path) -> Iterator[None]:
         raise
 
 
-def _flush(file: Path) -> None:
-    """Have the bytes on the disk before the rename, or a crash could leave an empty file under the final name."""
-    if file.is_file():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+def _flush(path: Path) -> None:
+    """Have a file's bytes, or a folder's entries, on the disk, or a crash could leave an empty file under the name.
+
+    Folders are flushed where the system can (Windows opens none, and keeps their entries itself).
+    """
+    if path.is_dir():
+        with contextlib.suppress(OSError):
+            _sync(path)
+    elif path.is_file():
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _check_directory(target: Path, path: str | os.PathLike[str], force: bool, mark: str | None) -> None:
