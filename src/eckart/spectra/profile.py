@@ -21,7 +21,7 @@ from .rows import row
 
 SPECTRA = "spectra.safetensors"
 INDEX = "profile.json"
-VERSION = 1
+VERSION = 2
 RANKED = ("weights", "updates", "gradients")
 """What has the shape of a matrix of the model, so that a rank for it means something."""
 
