@@ -206,3 +206,10 @@ def test_bfloat16_models_have_the_same_matrices(family):
     model = FAMILIES[family]()[0]
     before = [(m.name, m.shape, m.tied) for m in matrices(model)]
     assert [(m.name, m.shape, m.tied) for m in matrices(model.bfloat16())] == before
+
+
+def test_a_weight_is_stored_where_a_parameter_holds_it():
+    computed = nn.Linear(3, 3)
+    parametrize.register_parametrization(computed, "weight", nn.Identity())
+    model = nn.Sequential(nn.Linear(3, 3), computed, PivotedLinear.empty(3, 3, rank=1), nn.Conv1d(2, 2, 1))
+    assert [matrix.stored for matrix in matrices(model)] == [True, False, False, True]

@@ -117,3 +117,14 @@ def test_keys_are_drawn_once_for_as_many_rows() -> None:
     assert keys(4) is keys(4)
     assert not torch.equal(keys(4), keys(4, salt=1))
     assert torch.equal(Keys(torch.Generator().manual_seed(0))(4), keys(4))
+
+
+def test_a_large_mean_costs_no_digits_of_the_covariance_row_by_row(generator: torch.Generator) -> None:
+    x = (torch.randn(1, 3000, 4, generator=generator) + 1e3) * torch.tensor([1.0, 1.0, 1.0, 0.0])
+    statistics = Statistics(Kept(moments=True), 1, 4, x)
+    for row in x.split(1, dim=1):
+        statistics.add([row], slice(0, 1))
+    exact = torch.cov(x[0].double().T, correction=0)
+    torch.testing.assert_close(statistics.scatter[0].double() / 3000, exact, rtol=1e-5, atol=1e-5)
+    moments = x[0].double().T @ x[0].double()
+    torch.testing.assert_close(statistics.moments()[0].double(), moments, rtol=1e-6, atol=0)

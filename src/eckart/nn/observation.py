@@ -101,7 +101,7 @@ def _input_fields(observer: Observer, wanted: Collection[str]) -> dict[str, dict
 
 
 def _means(total: Statistics, counts: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-    fields = {"input_sum": total.sum}
+    fields = {"input_sum": total.sum.to(total.dtype)}
     if "input_norms" in wanted:
         squares = total.squared_norms()
         fields["input_norms"] = (squares / _per_row(counts, squares)).sqrt()

@@ -4,8 +4,8 @@ For rows x (n,) of each of `stack` matrices: Σ x (n,), Σ x∘x (n,), the scatt
 own mean μ, and a uniform sample of the rows. The scatter grows by that of each new part about its own mean, and by the
 outer product of the difference of the means (Chan, Golub and LeVeque 1983): a channel with a large mean loses no digits
 of its variance, as it would in Σ x xᵀ − N μμᵀ. The sample keeps the rows with the largest of independent random keys,
-so that samples of two parts merge into a sample of the whole. Sums are kept in float32, or float64 for float64 rows;
-products are taken outside autocast.
+so that samples of two parts merge into a sample of the whole. Σ x is kept in float64, the rest in float32, or float64
+for float64 rows; products are taken outside autocast.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ class Statistics:
         >>> statistics = Statistics(Kept(moments=True), 1, 2, rows)
         >>> statistics.add([rows], slice(0, 1))
         >>> statistics.sum, statistics.scatter
-        (tensor([[4., 6.]]), tensor([[[2., 2.],
+        (tensor([[4., 6.]], dtype=torch.float64), tensor([[[2., 2.],
                  [2., 2.]]]))
         >>> statistics.moments()
         tensor([[[10., 14.],
@@ -50,9 +50,10 @@ class Statistics:
     def __init__(self, kept: Kept, stack: int, width: int, like: Tensor) -> None:
         self.kept = kept
         self.dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self.sum = torch.zeros(stack, width, dtype=self.dtype, device=like.device)
-        self.squares = torch.zeros_like(self.sum) if kept.squares and not kept.moments else None
-        self.scatter = self.sum.new_zeros(stack, width, width) if kept.moments else None
+        self.sum = torch.zeros(stack, width, dtype=torch.float64, device=like.device)
+        zeros = torch.zeros((), dtype=self.dtype, device=like.device).new_zeros
+        self.squares = zeros(stack, width) if kept.squares and not kept.moments else None
+        self.scatter = zeros(stack, width, width) if kept.moments else None
         self.count = torch.zeros(stack, dtype=torch.float64)  # on the CPU: it is known there
         self.rows = torch.empty(0, width, dtype=like.dtype, device=like.device)
         self.keys = torch.empty(0, dtype=torch.float64, device=like.device)
@@ -92,9 +93,9 @@ class Statistics:
         assert self.scatter is not None
         ours = self.count[slots]
         count = torch.as_tensor(count, dtype=torch.float64).expand_as(ours)
-        delta = total / _column(count, total) - self.sum[slots] / _column(ours, total)
+        delta = (total / _column(count, self.sum) - self.sum[slots] / _column(ours, self.sum)).to(self.dtype)
         weight = ours * count / (ours + count).clamp(min=1)
-        self.scatter[slots].baddbmm_((delta * weight.to(total).unsqueeze(-1)).unsqueeze(-1), delta.unsqueeze(-2))
+        self.scatter[slots].baddbmm_((delta * weight.to(delta).unsqueeze(-1)).unsqueeze(-1), delta.unsqueeze(-2))
 
     def _sample(self, rows: Tensor, keys: Tensor) -> None:  # (N, n), (N,)
         top = keys.topk(min(self.kept.sample, len(keys))).indices
@@ -125,13 +126,14 @@ class Statistics:
         """Σ x xᵀ."""
         if self.scatter is None:
             raise ValueError("moments were not kept")
-        mean = self.sum / _column(self.count, self.sum)
-        return torch.baddbmm(self.scatter, self.sum.unsqueeze(-1), mean.unsqueeze(-2))
+        mean = (self.sum / _column(self.count, self.sum)).to(self.dtype)
+        return torch.baddbmm(self.scatter, self.sum.to(self.dtype).unsqueeze(-1), mean.unsqueeze(-2))
 
     def squared_norms(self) -> Tensor:  # (stack, n)
         """Σ x∘x, read off the scatter where that is kept."""
         if self.scatter is not None:
-            return self.scatter.diagonal(dim1=-2, dim2=-1) + self.sum.square() / _column(self.count, self.sum)
+            means = self.sum.square() / _column(self.count, self.sum)
+            return self.scatter.diagonal(dim1=-2, dim2=-1) + means.to(self.dtype)
         if self.squares is None:
             raise ValueError("neither moments nor squares were kept")
         return self.squares
