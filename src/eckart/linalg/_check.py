@@ -74,7 +74,12 @@ def require_count(name: str, value: int, low: int = 0) -> None:
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to factorise in: float64 stays, every other float becomes float32."""
+    """The dtype to factorise in: float64 stays, every other float becomes float32.
+
+    Example:
+        >>> working_dtype(torch.bfloat16), working_dtype(torch.float64)
+        (torch.float32, torch.float64)
+    """
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -7,7 +7,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from .columns import COLUMNS, Column
+from .column import Column
+from .columns import COLUMNS
 from .values import is_interval
 
 if TYPE_CHECKING:

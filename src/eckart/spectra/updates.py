@@ -83,7 +83,7 @@ def measure_adapter(
         ValueError: The adapter changes a matrix that the base does not have, or fits another shape.
     """
     files = read_adapter(adapter)
-    pairs = lora_pairs(adapter)
+    pairs = lora_pairs(files)
     # transformers' Conv1D is (out, in) in a live model, as in the pairs, but (in, out) on disk.
     stored_transposed = not isinstance(subject, nn.Module) and bool(files.config.get("fan_in_fan_out"))
     everything = {source.name: source for source in weight_sources(subject)}
