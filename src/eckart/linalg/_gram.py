@@ -61,12 +61,14 @@ def gram(
 def triangle(
     W: Tensor,  # (m, n), m ≥ n
 ) -> Tensor:  # (n, n)
-    """R of W = QR in float64, over blocks of 2n rows: 2 m n² flops, 6 n² numbers of memory."""
+    """R of W = QR in float64, over blocks of n rows: 8/3 m n² flops, 5 n² numbers of memory."""
     m, n = W.shape
-    R = W[:n].double()
-    for start in range(n, m, 2 * n):
-        R = torch.linalg.qr(torch.cat((R, W[start : start + 2 * n].double())), mode="r").R
-    return R
+    stacked = torch.zeros(2 * n, n, dtype=torch.float64, device=W.device)  # R above, the next rows below
+    for start in range(0, m, n):
+        rows = W[start : start + n]
+        stacked[n : n + len(rows)] = rows
+        stacked[:n] = torch.linalg.qr(stacked[: n + len(rows)], mode="r").R
+    return stacked[:n]
 
 
 def symmetric(

@@ -41,11 +41,14 @@ def measure_weights(
     progress: Progress | None = None,
 ) -> list[Entry]:
     """The spectrum of every weight matrix."""
+    stored = not isinstance(subject, nn.Module)
     return measure_all(
         weight_sources(subject, targets, exclude),
         lambda source: entry_of(source.read(), name=source.name, of="weights", mode=mode, extra=source.extra),
         progress=progress,
-        bounded=not isinstance(subject, nn.Module),
+        bounded=stored,
+        # Several matrices of float64 work at a time, and what each worker's allocator keeps, would pass the bound.
+        workers=1 if stored and mode == "full" else None,
     )
 
 

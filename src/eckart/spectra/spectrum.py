@@ -71,6 +71,7 @@ def measure_all(
     *,
     progress: Progress | None = None,
     bounded: bool = False,
+    workers: int | None = None,
 ) -> list[Result]:
     """Apply `function` to each source, side by side, naming the matrix in any error.
 
@@ -80,6 +81,7 @@ def measure_all(
         progress: Called with (done, total, name) after each matrix.
         bounded: Keep the elements in flight below those of the largest matrix, so that a checkpoint is scanned in
             memory that does not grow with the number of workers.
+        workers: How many at a time; None is one for each of torch's threads.
 
     Raises:
         ValueError: A matrix can't be measured (a NaN, say): the message begins with its name.
@@ -93,7 +95,7 @@ def measure_all(
 
     # Just below the largest: it runs alone then, with all the threads.
     capacity = max((_elements(s) for s in sources), default=1) - 0.5 if bounded else None
-    results = linalg.map_side_by_side(named, sources, cost=_elements, capacity=capacity)
+    results = linalg.map_side_by_side(named, sources, cost=_elements, capacity=capacity, workers=workers)
     return list(_reported(results, sources, progress))
 
 
