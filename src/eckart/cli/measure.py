@@ -22,7 +22,7 @@ def measure(
         str | None, typer.Option(help="Any of weights,updates,gradients,activations. Default: what the inputs allow.")
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="The largest 16 values and the exact energy: ten times faster.")
+        bool, typer.Option("--fast", help="The largest 16 values and the exact energy, in less than half the time.")
     ] = False,
     tokens: Annotated[int, typer.Option(help="Tokens of the text to run on.", min=1)] = 16384,
     length: Annotated[int, typer.Option(help="Tokens per sequence.", min=2)] = 512,

@@ -11,16 +11,18 @@ from eckart.spectra import Profile
 from .budgets import choices
 from .values import ends
 
-COLUMNS = (
-    "effective_rank",
-    "effective_rank_fraction",
-    "stable_rank",
-    "energy_rank_90",
-    "energy_rank_99",
-    "outliers",
-    "alpha",
-)
-HEADS = ("effective rank", "of full", "stable rank", "90 % energy", "99 % energy", "outliers", "alpha")
+COLUMNS = {
+    "effective_rank": "effective rank",
+    "effective_rank_fraction": "effective ÷ full",
+    "stable_rank": "stable rank",
+    "energy_rank_90": "90 % energy",
+    "energy_rank_99": "99 % energy",
+    "outliers": "outliers",
+    "alpha": "alpha",
+}
+NARROW = ("effective_rank_fraction", "stable_rank", "energy_rank_90", "outliers")
+"""What fits where the terminal is narrower than WIDE."""
+WIDE = 110
 EXTRA = ("intrinsic_dimension", "overlap_left", "overlap_right", "relative_norm", "intruders")
 
 
@@ -30,20 +32,23 @@ def render(profile: Profile, *, every: bool = False, console: Console | None = N
     Args:
         profile: What was measured.
         every: A line for every matrix; else a line for every kind of matrix, with the median over the layers and,
-            for the effective rank, its range.
+            for the effective rank, its range. A narrow terminal gets fewer columns.
         console: Where to print; None prints to stdout.
     """
     console = console or Console()
+    wide = console.width >= WIDE
+    shown = COLUMNS if wide else {key: COLUMNS[key] for key in NARROW}
     for of in profile.kinds:
         rows = profile.rows(of)
         extra = [key for key in EXTRA if any(r.get(key) is not None for r in rows)]
         table = Table(title=f"{of} of {profile.source}: {len(rows)} matrices, {profile.mode}", title_justify="left")
-        table.add_column("matrix", overflow="fold")
-        table.add_column("m × n", justify="right", no_wrap=True)
-        for head in (*HEADS, *(key.replace("_", " ") for key in extra)):
+        table.add_column("matrix", no_wrap=not wide, overflow="fold")
+        if wide:
+            table.add_column("m × n", justify="right", no_wrap=True)
+        for head in (*shown.values(), *(key.replace("_", " ") for key in extra)):
             table.add_column(head, justify="right")
-        for line in _lines(rows, (*COLUMNS, *extra), every):
-            table.add_row(*line)
+        for line in _lines(rows, (*shown, *extra), every):
+            table.add_row(*(line if wide else [line[0], *line[2:]]))
         console.print(table)
     for sentence in reading(profile):
         console.print(sentence, highlight=False)
@@ -86,7 +91,7 @@ def _lines(rows: list[dict[str, Any]], columns: tuple[str, ...], every: bool) ->
     lines = []
     for (kind, m, n), group in groups.items():
         label = kind if len(group) == 1 else f"{kind}  × {len(group)}"
-        lines.append([label, f"{m} × {n}", *(_cell([r.get(c) for r in group], c == columns[0]) for c in columns)])
+        lines.append([label, f"{m} × {n}", *(_cell([r.get(c) for r in group], c == "effective_rank") for c in columns)])
     return lines
 
 
