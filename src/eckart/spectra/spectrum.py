@@ -11,6 +11,7 @@ from eckart import linalg
 from eckart.nn import Progress
 
 from .entry import Entry, complete_entry, rounding_of
+from .memory import release_freed
 
 TOP = 16
 """How many singular values `fast` mode computes."""
@@ -92,6 +93,9 @@ def measure_all(
             return function(source)
         except ValueError as error:
             raise ValueError(f"{source.name}: {error}") from error
+        finally:
+            if bounded:
+                release_freed()
 
     # Just below the largest: it runs alone then, with all the threads.
     capacity = max((_elements(s) for s in sources), default=1) - 0.5 if bounded else None
