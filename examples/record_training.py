@@ -22,6 +22,7 @@ for step in range(1, 101):
     if step % 20 == 0:
         recorder.step(step)
 
-print("step  stable rank of W(t) − W(0)  angle of its leading subspace to the final one (degrees)")
+print("step  leading singular values of W(t) − W(0)     angle of its leading subspace to the final one")
 for row in recorder.rows():
-    print(f"{row['step']:4}  {row['stable_rank']:26.2f}  {row['angle_to_last'] * 57.2958:.1f}")
+    values = "  ".join(f"{value:5.3f}" for value in row["values"][:5])
+    print(f"{row['step']:4}  {values}     {row['angle_to_last'] * 57.2958:4.1f}°")

@@ -79,7 +79,7 @@ class Recorder:
         """One dict for each matrix and recorded step, in the order of the model, then of time.
 
         Returns:
-            Dicts with name, step, norm = ‖W(t) − W(0)‖_F, stable_rank, effective_rank (an interval where only the
+            Dicts with name, step, norm = ‖W(t) − W(0)‖_F, stable_rank, effective_rank (intervals where only the
             leading values are known), values (the leading σ), and angle_to_first, angle_to_last: the largest
             principal angle, in radians, between the leading subspaces now and at the first and the last step, the
             larger of the left and the right one. Angles are None where W has not moved.
