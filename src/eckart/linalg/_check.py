@@ -31,7 +31,7 @@ def require_finite(name: str, W: Tensor) -> None:
 
 def peak(name: str, W: Tensor) -> float:
     """The largest magnitude in a non-empty `W`, after checking that every entry is finite; one pass and host read."""
-    largest = float(magnitude(W))
+    largest = float(magnitude(W.detach()))
     if not math.isfinite(largest):
         bad = int((~torch.isfinite(W)).sum())
         raise ValueError(
