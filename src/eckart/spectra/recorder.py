@@ -50,6 +50,7 @@ class Recorder:
         >>> import torch
         >>> from eckart.spectra import Recorder
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False))
+        >>> _ = torch.nn.init.eye_(model[0].weight)
         >>> recorder = Recorder(model, rank=1)
         >>> for t in range(1, 3):
         ...     model[0].weight.data[0, 0] += 1.0
