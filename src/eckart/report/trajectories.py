@@ -44,6 +44,7 @@ def trajectory(
         >>> import torch, eckart
         >>> from eckart.report import trajectory
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False))
+        >>> _ = torch.nn.init.eye_(model[0].weight)
         >>> recorder = eckart.Recorder(model, rank=1)
         >>> for t in (10, 20):
         ...     model[0].weight.data[0, 0] += 3.0
