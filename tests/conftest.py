@@ -52,6 +52,12 @@ def menagerie() -> dict[str, torch.Tensor]:
     return {name: W.clone() for name, W in MENAGERIE.items()}
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_every_time() -> None:
+    """Modules start from torch's global generator: seed it, so that a failing test fails again."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     """A seeded generator, so that a failing test fails again."""
