@@ -4,6 +4,12 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples every time, so that a red run is about the change; `--hypothesis-profile=explore` looks further.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.load_profile("same")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several workers, each with all the threads, would wait for each other

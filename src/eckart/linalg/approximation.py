@@ -13,7 +13,7 @@ of W. If C sees fewer than r directions, the ranks left over approximate W itsel
 A is nested in r: rows 1…s of A and columns 1…s of B are the answer for rank s, so one call serves every budget.
 
 Cost: with k = min(m, n): one QR of W if it is tall, products with C, and one k×k `eigh` (two with both), in float64.
-Working with squares, errors below 1e-8·‖G^{1/2} W C^{1/2}‖ are rounding; entries of C in float64 carry no more.
+Working with squares, errors below 1e-8·‖G^{1/2}‖‖W‖‖C^{1/2}‖ are rounding; entries of C in float64 carry no more.
 
 Paper: SVD-LLM (arXiv 2403.07378) whitens with a Cholesky factor of C and inverts it; Swift-SVD and AA-SVD have the
 inverse-free and the anchored optimum, we keep W instead of zero where the inputs never go.
@@ -106,7 +106,7 @@ def approximation_error(
         cross: M likewise.
 
     Returns:
-        The error (...), in the units of G^{1/2} W C^{1/2}; below 1e-8 of its norm it is rounding.
+        The error (...), in the units of G^{1/2} W C^{1/2}; below 1e-8·‖G^{1/2}‖‖W‖‖C^{1/2}‖ it is rounding.
 
     Raises:
         ValueError: Factors that do not multiply to the shape of W, and as `weighted_approximation`.
