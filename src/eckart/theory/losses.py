@@ -135,7 +135,7 @@ def regression(
     """
     if inputs.shape[-1] != targets.shape[-1]:
         raise ValueError(
-            f"inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} must have one number of samples, the columns"
+            f"inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} differ in their samples, the columns"
         )
     gram, cross = inputs @ inputs.mT, targets @ inputs.mT
     energy = targets.square().sum()
