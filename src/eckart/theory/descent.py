@@ -122,6 +122,28 @@ def descend(
             W.mul_(1 - rates[index] * decay).sub_(step, alpha=rates[index])
 
 
+def first_gradient(
+    weights: Sequence[Tensor],  # W_1 (d_1, d_0), …, W_L (d_L, d_{L−1})
+    slope: Slope,
+) -> Tensor:  # (d_1, d_0)
+    """The gradient ∇_{W_1} loss, the signal from which `linalg.invariant_subspace` reads what will move (T1, T4).
+
+    Args:
+        weights: first layer first.
+        slope: P → (loss, ∂loss/∂P).
+
+    Returns:
+        G_1 = (W_L … W_2)ᵀ ∂loss/∂P.
+
+    Example:
+        >>> from eckart.theory.losses import factorization
+        >>> first_gradient([torch.zeros(2, 2), 3 * torch.eye(2)], factorization(torch.eye(2))).tolist()
+        [[-3.0, 0.0], [0.0, -3.0]]
+    """
+    _, G = slope(product(weights))
+    return reduce(lambda S, W: W.mT @ S, reversed(weights[1:]), G)
+
+
 def _orthogonal(m: int, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     tall = torch.randn(max(m, n), min(m, n), generator=generator, device=generator.device, dtype=torch.float64)
     Q = orthonormalize(tall).to(dtype)
