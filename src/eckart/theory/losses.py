@@ -122,7 +122,8 @@ def regression(
         targets: Y, likewise.
 
     Returns:
-        The slope P → (loss, (P X − Y) Xᵀ).
+        The slope P → (loss, (P X − Y) Xᵀ). The samples enter once, through X Xᵀ and Y Xᵀ, so a step's cost does not
+        grow with them, and a loss far below ‖Y‖² is known to the rounding of ‖Y‖² only; it is never negative.
 
     Raises:
         ValueError: the numbers of samples differ.
@@ -142,6 +143,6 @@ def regression(
 
     def slope(P: Tensor) -> tuple[Tensor, Tensor]:
         PC = P @ gram
-        return ((P * PC).sum() - 2 * (P * cross).sum() + energy) / 2, PC - cross
+        return ((P * PC).sum() - 2 * (P * cross).sum() + energy).clamp(min=0) / 2, PC - cross
 
     return slope
