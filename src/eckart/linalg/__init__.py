@@ -14,7 +14,7 @@ from eckart.linalg.chain import compressed_chain, spectral_start
 from eckart.linalg.covariance import anchored_target, psd_eigenvalues, shrink
 from eckart.linalg.dimension import intrinsic_dimension
 from eckart.linalg.factored import balance, product_sum, product_svd, product_truncate
-from eckart.linalg.factored_norms import product_distance, product_inner, product_norm
+from eckart.linalg.factored_norms import product_distance, product_inner, product_norm, product_nuclear_norm
 from eckart.linalg.invariant import complete, factorization_signal, invariant_subspace, propagate
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
 from eckart.linalg.norms import k_support_norm, nuclear_norm, schatten_norm, vector_k_support_norm
@@ -82,6 +82,7 @@ __all__ = [
     "product_distance",
     "product_inner",
     "product_norm",
+    "product_nuclear_norm",
     "product_sum",
     "product_svd",
     "product_truncate",

@@ -3,13 +3,17 @@
 ‖BA‖_F is the norm of the small core of `factored`; ⟨B₁A₁, B₂A₂⟩ = tr((B₁ᵀB₂)(A₂A₁ᵀ)). All in float64, whatever the
 dtype of the factors, so that close products can be told apart. Cost: O((m+n)r²).
 
+`product_nuclear_norm` can be differentiated: ‖X‖_* = max tr(UᵀXV) over orthonormal U, V, so its slope is that of
+tr(UᵀBAV) with the singular vectors held fixed, and no derivative of a QR or an SVD is taken (rank-deficient factors,
+repeated and zero singular values have none).
+
 Paper: none.
 """
 
 import torch
 from torch import Tensor
 
-from eckart.linalg.factored import Pair, product_core, require_pair, require_same_product
+from eckart.linalg.factored import Pair, product_core, product_svd, require_pair, require_same_product
 
 
 def product_norm(
@@ -35,6 +39,39 @@ def product_norm(
     """
     require_pair(B, A)
     return torch.linalg.matrix_norm(product_core(B.double(), A.double())[1])
+
+
+def product_nuclear_norm(
+    B: Tensor,  # (..., m, r)
+    A: Tensor,  # (..., r, n)
+) -> Tensor:  # (...)
+    """The nuclear norm ‖BA‖_* = Σ σ_i(BA) ≤ ½(‖B‖_F² + ‖A‖_F²), differentiable in both factors.
+
+    Args:
+        B: Left factor.
+        A: Right factor.
+
+    Returns:
+        The norm (...), float64. Its slopes are U Vᵀ Aᵀ and Bᵀ U Vᵀ; directions whose singular value is 0 have none.
+
+    Raises:
+        ValueError: Factors that do not multiply, or have NaN or infinite entries.
+
+    Example:
+        >>> import torch
+        >>> B, A = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True), torch.tensor([[3.0, 0.0], [0.0, 0.0]])
+        >>> norm = product_nuclear_norm(B, A)
+        >>> norm.backward()
+        >>> norm.item(), B.grad.tolist()
+        (6.0, [[3.0, 0.0], [0.0, 0.0]])
+    """
+    require_pair(B, A)
+    B, A = B.double(), A.double()
+    with torch.no_grad():
+        U, S, Vh = product_svd(B, A)
+        rounding = S[..., :1] * max(B.shape[-2], A.shape[-1]) * torch.finfo(S.dtype).eps
+        U = U * S.gt(rounding).unsqueeze(-2)
+    return ((U.mT @ B) * (A @ Vh.mT).mT).sum((-2, -1))
 
 
 def product_inner(first: Pair, second: Pair) -> Tensor:
