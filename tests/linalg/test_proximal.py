@@ -161,3 +161,11 @@ def test_a_step_of_zero_changes_nothing(generator):
 def test_prox_names_the_argument_that_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(6, 4))
+
+
+def test_the_k_support_map_is_exact_to_the_rounding_of_float64() -> None:
+    S = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0], dtype=torch.float64)
+    threshold = 0.2 * 14 / (1 + 0.2 * 4)  # 0.2 is not a float32
+    assert torch.allclose(
+        prox_vector_k_support_squared(S, 1, 0.2), (S - threshold).clamp(min=0), rtol=1e-14, atol=1e-14
+    )

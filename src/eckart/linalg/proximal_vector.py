@@ -108,7 +108,8 @@ def _multiplier(
     def segment(nu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         full = torch.searchsorted(ends, nu, right=True)
         used = torch.searchsorted(starts, nu, right=True)
-        return full, used - full, sums.gather(-1, used) - sums.gather(-1, full)
+        slope = sums.gather(-1, used) - sums.gather(-1, full)
+        return full.to(slope), (used - full).to(slope), slope  # a float times an integer tensor would be float32
 
     breaks = torch.cat((starts, ends), dim=-1).sort(dim=-1).values
     full, active, slope = segment(breaks)
