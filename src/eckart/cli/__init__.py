@@ -1,9 +1,10 @@
-"""The command line: `eckart measure`, `eckart demo`. Parse, call, print; the work is done in the layers below."""
+"""The command line: `eckart measure`, `demo`, `claims`. Parse, call, print; the work is done in the layers below."""
 
 import sys
 
 import typer
 
+from .claims import claims
 from .demo import demo
 from .measure import measure
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(measure)
 app.command()(demo)
+app.add_typer(claims, name="claims")
 
 
 @app.callback()

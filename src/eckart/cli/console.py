@@ -35,6 +35,8 @@ def require_free(*, files: Sequence[Path | None] = (), folders: Sequence[Path | 
             raise ValueError(f"{path} can't be written: {blocking} is a file, not a folder")
         if path in files and path.is_dir():
             raise ValueError(f"{path} is a folder; give a file's name")
+        if path in folders and path.is_file():
+            raise ValueError(f"{path} is a file; give a folder's name")
         empty = path in folders and path.is_dir() and not any(path.iterdir())
         if path.exists() and not empty and not force:
             raise FileExistsError(f"{path} exists; pass --force to replace it, or another path")
