@@ -43,7 +43,7 @@ def test_depth_kills_small_modes_and_hardly_shrinks_large_ones(depth, expected):
 def test_k_support_prox_with_k_1_is_the_closed_form_of_the_squared_nuclear_norm():
     # C4: σ − μ with μ = λ Σ_{i≤ρ} σ_i / (1 + λρ), the largest ρ with σ_ρ > μ.
     for step in (0.05, 0.3, 1.0, 7.0):
-        rho = torch.arange(1, 6)
+        rho = torch.arange(1, 6, dtype=torch.float64)
         mu = step * Y.cumsum(0) / (1 + step * rho)
         last = int((mu < Y).nonzero().max())
         expected = (Y - mu[last]).clamp(min=0)
