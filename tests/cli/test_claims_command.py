@@ -70,6 +70,7 @@ def test_of_many_the_failing_numbers_and_errors_are_shown_and_the_exit_code_is_o
     assert "RuntimeError: there are no digits" in result.stdout
     assert "measured 2, predicted" not in result.stdout
     assert RUNS == ["T1", "C1", "D1"]
+    assert [line.split(" after")[0] for line in result.stderr.split("\n")[:3]] == ["T1 holds", "C1 fails", "D1 error"]
     assert claims("run", "D1").exit_code == 1
 
 

@@ -64,7 +64,7 @@ def load(id: str) -> Claim:
         'T1'
         >>> load("T12")
         Traceback (most recent call last):
-        ValueError: id: there is no claim 'T12'; closest: T2, T1, D2 (eckart claims lists all)
+        ValueError: id: there is no claim 'T12'; closest: T2, T1, T8 (eckart claims lists all)
     """
     [found] = select([id])
     claim: Claim = import_module(f".{CLAIMS[found]}", __package__).CLAIM

@@ -24,7 +24,7 @@ def render_claims(claims: Sequence[Claim], *, console: Console | None = None) ->
         >>> claim = Claim("X1", "Halving", "Half of 3 is 1.5.", "ours", "dynamics", print)
         >>> render_claims([claim], console=Console(width=60, color_system=None))  # doctest: +NORMALIZE_WHITESPACE
         Dynamics: low rank at every step of gradient descent
-          X1   Halving   Half of 3 is 1.5.
+          X1   Halving                        Half of 3 is 1.5.
     """
     console = console or Console()
     for half, words in HALVES.items():
@@ -33,7 +33,7 @@ def render_claims(claims: Sequence[Claim], *, console: Console | None = None) ->
             continue
         table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
         table.add_column(no_wrap=True, style="bold")
-        table.add_column(min_width=7, max_width=34)
+        table.add_column(width=28)
         table.add_column()
         for claim in members:
             table.add_row(claim.id, Text(claim.title), Text(claim.statement))
@@ -56,7 +56,7 @@ def render_outcomes(outcomes: Sequence[Outcome], *, console: Console | None = No
           X1   ✗ fails   0 of 1 checks   0.1 s   Halving
         <BLANKLINE>
         X1 Halving
-          ✗ half of 3: measured 1.4, predicted = 1.5 (tolerance none)
+          ✗ half of 3: measured 1.4, predicted = 1.5
     """
     console = console or Console()
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))

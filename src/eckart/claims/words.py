@@ -42,7 +42,7 @@ def sentence(check: Check) -> str:
         >>> sentence(Check("slope", -1.0, -0.42, 0.15))
         'slope: measured -0.42, predicted = -1 (tolerance ± 0.15)'
     """
+    within = f" (tolerance {slack(check)})" if check.tolerance else ""
     return (
-        f"{check.name}: measured {number(check.measured)}, predicted {check.relation} {number(check.predicted)} "
-        f"(tolerance {slack(check)})"
+        f"{check.name}: measured {number(check.measured)}, predicted {check.relation} {number(check.predicted)}{within}"
     )

@@ -100,8 +100,11 @@ def run(
     if html or figures:
         from eckart.claims import draw, write_gallery  # noqa: F401  a library that is missing is told now
 
-    with claim_bars(keep) as watch:
-        outcomes = list(run_many(chosen, seed=seed, size=size, keep=keep, fresh=fresh, watch=watch))
+    outcomes = []
+    with claim_bars(keep) as (watch, tell):
+        for outcome in run_many(chosen, seed=seed, size=size, keep=keep, fresh=fresh, watch=watch):
+            outcomes.append(outcome)
+            tell(outcome)
     if as_json:
         print(json.dumps([outcome.to_json() for outcome in outcomes], ensure_ascii=False, allow_nan=False))
     else:
