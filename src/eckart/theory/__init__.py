@@ -1,20 +1,49 @@
 """The theory of low-rank learning dynamics, runnable: deep linear networks, their compression, matrix completion."""
 
+from eckart.theory.blocks import Block, block_form, classification_bulk, factorization_bulk, moving_bases
 from eckart.theory.compression import compress, compressed_rates, parameter_counts, trajectory_error
 from eckart.theory.descent import descend, first_gradient, orthogonal_weights, product
+from eckart.theory.features import (
+    GeometricDecay,
+    compression_ratio,
+    geometric_decay,
+    layerwise_within_between,
+    linear_features,
+    within_between,
+)
+from eckart.theory.gradients import gradient_at, gradient_course, slowest_part, stable_rank_bound
 from eckart.theory.losses import completion, factorization, regression, sensing
+from eckart.theory.problems import balanced_classes, low_rank_target, whiten
 
 __all__ = [
+    "Block",
+    "GeometricDecay",
+    "balanced_classes",
+    "block_form",
+    "classification_bulk",
     "completion",
     "compress",
     "compressed_rates",
+    "compression_ratio",
     "descend",
     "factorization",
+    "factorization_bulk",
     "first_gradient",
+    "geometric_decay",
+    "gradient_at",
+    "gradient_course",
+    "layerwise_within_between",
+    "linear_features",
+    "low_rank_target",
+    "moving_bases",
     "orthogonal_weights",
     "parameter_counts",
     "product",
     "regression",
     "sensing",
+    "slowest_part",
+    "stable_rank_bound",
     "trajectory_error",
+    "whiten",
+    "within_between",
 ]
