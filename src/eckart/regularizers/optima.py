@@ -150,8 +150,8 @@ def _shares(values: Tensor, blocks: int, k: int, bound: float) -> Tensor:  # (B,
     frames = equal_frames(blocks * values[head:] / level, blocks, k - head)
     if frames is None:
         raise ValueError(
-            f"found no way for {blocks} blocks of {k} columns to share the optimum's {live} singular values equally; give "
-            f"more blocks (a larger width). No factors of this width have an objective below {bound:.6g}"
+            f"found no way for {blocks} blocks of {k} columns to share the optimum's {live} singular values equally; "
+            f"give more blocks (a larger width). No factors of this width have an objective below {bound:.6g}"
         )
     torch.diagonal(shares[:, :head, :head], dim1=-2, dim2=-1).copy_((values[:head] / blocks).sqrt())
     shares[:, head:live, head:k] = frames * (level / blocks).sqrt()

@@ -6,13 +6,13 @@ function is not.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from eckart.regularizers.masks import Dropout, DropConnect
+from eckart.regularizers.masks import DropConnect, Dropout
 from eckart.regularizers.masks_2d import DropBlock2d
 from eckart.regularizers.rates import odds
 
@@ -20,7 +20,7 @@ Mask = Dropout | _DropoutNd
 
 
 class Perturbation(NamedTuple):
-    """A mask as it was met: the variance c of its entries, the ε in their place, whether ε's first dimension is samples."""
+    """A mask as it was met: the variance c of its entries, the ε in their place, whether ε has samples."""
 
     variance: float
     factor: Tensor
@@ -42,17 +42,17 @@ def masks(model: nn.Module) -> list[Mask]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, masks drawing from torch's default generator; all as before at the end."""
     training = [(module, module.training) for module in model.modules()]
-    sources = [(module, module.generator) for module in model.modules() if isinstance(module, Dropout)]
+    sources = [(mask, mask.generator) for mask in model.modules() if isinstance(mask, Dropout)]
     model.eval()
-    for module, _ in sources:
-        module.generator = None
+    for mask, _ in sources:
+        mask.generator = None
     try:
         yield
     finally:
         for module, mode in training:
             module.training = mode
-        for module, source in sources:
-            module.generator = source
+        for mask, source in sources:
+            mask.generator = source
 
 
 @contextmanager
@@ -61,13 +61,11 @@ def perturbed(model: nn.Module) -> Iterator[list[Perturbation]]:
     seen: list[Perturbation] = []
     on_weights = {id(module.mask) for module in model.modules() if isinstance(module, DropConnect)}
 
-    def hook(mask: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        own = isinstance(mask, Dropout)
-        shape = mask.units(output) if own else output.shape
-        rate = mask.rate_for(output) if own else float(mask.p)  # type: ignore[arg-type]
-        factor = torch.zeros(shape, dtype=output.dtype, device=output.device, requires_grad=True)
-        seen.append(Perturbation(odds(rate), factor, id(mask) not in on_weights))
-        return output * (1 + (mask.spread(factor) if own else factor))
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        mask = module if isinstance(module, Dropout) else Dropout(cast(nn.Dropout, module).p)
+        factor = torch.zeros(mask.units(output), dtype=output.dtype, device=output.device, requires_grad=True)
+        seen.append(Perturbation(odds(mask.rate_for(output)), factor, id(module) not in on_weights))
+        return output * (1 + mask.spread(factor))
 
     handles = []
     try:
