@@ -1,0 +1,213 @@
+"""Masked self-supervised learning: train any encoder and decoder to give back what was hidden from them.
+
+At each step: a batch, a mask at the ratio of that step (`masking`), the errors of the items (`masked_kinds`), and
+
+    loss = mean error over the hidden items, or over all that may be hidden
+
+A plain loop in torch: the modules and the optimizer are the caller's, and no step reads a number back to the host.
+
+Paper: arXiv 2111.06377 and 1810.04805 take the loss over hidden items (the default); the theory of `linear_masked`
+takes all of them, and masks that are independent: loss="all", law="bernoulli".
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eckart.nn import Progress
+from eckart.regularizers.masked_kinds import ERRORS, Kind
+from eckart.regularizers.masking import Schedule, bernoulli_mask, exact_mask
+from eckart.regularizers.rates import require_rate
+
+LAWS = {"exact": exact_mask, "bernoulli": bernoulli_mask}
+
+
+class MaskedRun(NamedTuple):
+    """What `train_masked` gives back; the modules themselves are trained in place.
+
+    Args:
+        losses: of every step since the first (steps,), on the CPU.
+        state: to go on from: step, losses, and the states of the generator, the optimizer, the encoder and the decoder.
+            Like every state_dict it refers to the live tensors; `torch.save` it, and load it with weights_only=True.
+    """
+
+    losses: Tensor
+    state: dict[str, Any]
+
+
+def train_masked(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    data: Tensor | Iterable[Any],  # (S, T), (S, T, d), or batches of these
+    *,
+    rate: float | Schedule,
+    steps: int,
+    kind: Kind = "vector",
+    law: Literal["exact", "bernoulli"] = "exact",
+    loss: Literal["masked", "all"] = "masked",
+    batch_size: int = 64,
+    mask_id: int | None = None,
+    keep_ids: Sequence[int] = (),
+    optimizer: torch.optim.Optimizer | None = None,
+    stop: int | None = None,
+    state: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    generator: torch.Generator | None = None,
+) -> MaskedRun:
+    """Train an encoder and a decoder, in place, on data of which a part is hidden at each step.
+
+    Args:
+        encoder: for vectors (N, T) → latent; for patches (visible (N, V, d), positions (N, V)) → (N, V, h); for tokens
+            ids (N, T) → latent. Both modules are put in training mode.
+        decoder: latent → the data's shape; for patches (latents in their places, zero where hidden (N, P, h), hidden
+            (N, P)) → (N, P, d); for tokens latent → logits (N, T, vocab).
+        data: all samples as one tensor, moved to the encoder's device and drawn from with replacement; or an iterable
+            of batches, read again from its start when it ends. A batch is a tensor, or a tuple that begins with it.
+        rate: share of the items to hide, in [0, 1), or a schedule such as `cosine_rate(0.25, 0.75)`.
+        steps: of the whole run, ≥ 1, over which the schedule goes from 0 to 1.
+        kind: "vector" (entries; of (N, T, d) whole items), "patches" (the encoder sees visible ones only) or "tokens".
+        law: "exact" hides as many items in every sample, "bernoulli" each item independently (not for patches).
+        loss: the mean over "masked" items, or over "all".
+        batch_size: samples drawn at a step; only where `data` is one tensor.
+        mask_id: the id that stands for a hidden token.
+        keep_ids: ids that are neither hidden nor counted in the loss: padding, [CLS], [SEP].
+        optimizer: over the parameters of both; None takes AdamW with a learning rate of 1e-3.
+        stop: pause after this step of `steps`, to save the state or change the optimizer; None runs to the end.
+        state: of an earlier run with the same arguments, to go on from. An iterable of batches goes on where it
+            stands, and what the modules draw themselves (dropout) comes from torch's own generator: neither is kept.
+        progress: called with steps done, `steps`, and "masked training".
+        generator: draws batches and masks; None means a fixed seed on the encoder's device.
+
+    Returns:
+        The losses so far, and the state to go on from.
+
+    Raises:
+        ValueError: a ratio outside [0, 1), or 0 with a loss over masked items; a sample in which nothing may be hidden;
+            data, latents or reconstructions of the wrong shape; tokens without mask_id; no data left.
+
+    Example:
+        >>> X = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # each entry tells the other
+        >>> encoder = nn.Linear(2, 2, bias=False)
+        >>> start = nn.init.zeros_(encoder.weight)
+        >>> optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
+        >>> run = train_masked(encoder, nn.Identity(), X, rate=0.5, steps=100, optimizer=optimizer)
+        >>> encoder.weight.data.round(decimals=4).tolist()  # from the other one, which is doubled when it is alone
+        [[0.0, 0.5], [0.5, 0.0]]
+        >>> run.losses[0].item(), run.losses[-1].item() < 1e-6
+        (1.0, True)
+    """
+    _require_choices(kind, law, loss, steps, mask_id)
+    parameters = dict.fromkeys([*encoder.parameters(), *decoder.parameters()])
+    if not parameters:
+        raise ValueError("encoder and decoder have no parameters: there is nothing to train")
+    device = next(iter(parameters)).device
+    optimizer = optimizer if optimizer is not None else torch.optim.AdamW(list(parameters), lr=1e-3)
+    generator = generator if generator is not None else torch.Generator(device).manual_seed(0)
+    parts: dict[str, Any] = {"encoder": encoder, "decoder": decoder, "optimizer": optimizer}
+    start, losses = _restore(parts, generator, state)
+    maskable = partial(_maskable, kind=kind, keep_ids=keep_ids)
+    batches = _batches(data, maskable, device, batch_size, generator)
+    encoder.train()
+    decoder.train()
+    for step in range(start, steps if stop is None else min(stop, steps)):
+        now = _rate_at(rate, step, steps, loss)
+        x, may_hide = next(batches)
+        hidden = LAWS[law](may_hide, now, generator=generator)
+        counted = hidden if loss == "masked" else may_hide
+        how = {"rate": now} if mask_id is None else {"mask_id": mask_id}
+        errors = ERRORS[kind](encoder, decoder, x, hidden, **how)
+        value = (errors * counted).sum() / counted.sum().clamp_min(1)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.detach())
+        if progress is not None:
+            progress(step + 1, steps, "masked training")
+    history = torch.stack(losses).cpu() if losses else torch.zeros(0)
+    kept = {name: part.state_dict() for name, part in parts.items()}
+    return MaskedRun(history, {"step": len(history), "losses": history, "generator": generator.get_state(), **kept})
+
+
+def _require_choices(kind: str, law: str, loss: str, steps: int, mask_id: int | None) -> None:
+    for name, value, known in (("kind", kind, ERRORS), ("law", law, LAWS), ("loss", loss, ("masked", "all"))):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if kind == "patches" and law != "exact":
+        raise ValueError(f"law={law!r} leaves another number of patches in each sample; for patches take law='exact'")
+    if (kind == "tokens") != (mask_id is not None):
+        raise ValueError(f"kind={kind!r} with mask_id={mask_id}: tokens need the id that stands for a hidden one")
+
+
+def _rate_at(rate: float | Schedule, step: int, steps: int, loss: str) -> float:
+    now = rate(step / max(1, steps - 1)) if callable(rate) else rate
+    require_rate(now)
+    if now == 0 and loss == "masked":
+        raise ValueError(f"rate is 0 at step {step}: nothing is hidden; take loss='all', or a ratio above 0")
+    return now
+
+
+def _maskable(x: Tensor, kind: Kind, keep_ids: Sequence[int]) -> Tensor:
+    """Which items of a batch may be hidden (N, T)."""
+    shapes = {"vector": (2, 3), "patches": (3,), "tokens": (2,)}[kind]
+    if x.ndim not in shapes or x.is_floating_point() == (kind == "tokens"):
+        what = {"vector": "floats (N, T) or (N, T, d)", "patches": "floats (N, P, d)", "tokens": "ids (N, T)"}[kind]
+        raise ValueError(f"data for kind={kind!r} must be {what}, got {x.dtype} {tuple(x.shape)}")
+    may_hide = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    for kept in keep_ids:
+        may_hide &= x != kept
+    return may_hide
+
+
+def _batches(
+    data: Tensor | Iterable[Any],
+    maskable: Callable[[Tensor], Tensor],
+    device: torch.device,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches on the device and what may be hidden of them, without end; data is looked at before it is moved."""
+    if isinstance(data, Tensor):
+        may_hide = _require_some(maskable(data)).to(device)
+        data = data.to(device)
+        while True:
+            index = torch.randint(len(data), (batch_size,), generator=generator, device=generator.device).to(device)
+            yield data[index], may_hide[index]
+    while True:
+        empty = True
+        for batch in data:
+            empty = False
+            x = batch[0] if isinstance(batch, tuple | list) else batch
+            may_hide = maskable(x)
+            if x.device.type == "cpu":  # elsewhere looking would wait for the device
+                _require_some(may_hide)
+            yield x.to(device, non_blocking=True), may_hide.to(device, non_blocking=True)
+        if empty:
+            raise ValueError("data gave no batch: an iterator that was read once stays empty; give a list or a loader")
+
+
+def _require_some(may_hide: Tensor) -> Tensor:
+    """`may_hide`, after checking that each sample has an item that may be hidden."""
+    empty = ~may_hide.any(1)
+    if not len(may_hide) or bool(empty.any()):
+        raise ValueError(
+            f"data {tuple(may_hide.shape)}: {int(empty.sum())} of {len(may_hide)} samples have no item that may be "
+            f"hidden; leave such samples out, or check keep_ids"
+        )
+    return may_hide
+
+
+def _restore(
+    parts: dict[str, Any], generator: torch.Generator, state: dict[str, Any] | None
+) -> tuple[int, list[Tensor]]:
+    """Load a state into the modules, the optimizer and the generator; the step it is at, and its losses."""
+    if state is None:
+        return 0, []
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    generator.set_state(state["generator"].cpu())
+    return state["step"], list(state["losses"].to(next(parts["encoder"].parameters(), torch.zeros(())).device))
