@@ -7,6 +7,7 @@ the documentation changes only when its numbers do.
 import io
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from eckart.nn.files import atomic_write
 
 from .claim import Line, Panel, Result
+from .notation import lower
 
 # Told apart with every kind of colour vision (after Okabe and Ito), on white; the page has its own for black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5508f", "#56b4e9", "#c58a00")
@@ -75,7 +77,7 @@ def inline_svg(result: Result, name: str, words: str) -> str:
         words: what the figure shows, for those who do not see it.
 
     Returns:
-        svg: its colours are the page's variables --line-0, --line-1, …, and its ink the colour of the text.
+        svg: its colours are the page's variables --line-0, --line-1, …, its ink the colour of the text.
 
     Example:
         >>> from eckart.claims import Check, Line, Panel
@@ -94,10 +96,11 @@ def inline_svg(result: Result, name: str, words: str) -> str:
     body = re.sub(r'(url\(#|xlink:href="#)', rf"\1{name}-", body).replace("xlink:href", "href")
     for i, colour in enumerate(COLOURS):
         body = body.replace(colour, f"var(--line-{i})")
-    label = words.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return (
-        f'<svg role="img" aria-label="{label}" viewBox="{view[1] if view else ""}">{body.replace(INK, "currentColor")}'
-    )
+    body = re.sub(
+        r"(?<=: )#[0-9a-f]{6}", r"color-mix(in srgb, \g<0>, white var(--lift))", body
+    )  # shades, lighter on black
+    body = body.replace(INK, "currentColor")
+    return f'<svg role="img" aria-label="{escape(words)}" viewBox="{view[1] if view else ""}">{body}'
 
 
 def describe(panel: Panel) -> str:
@@ -123,8 +126,8 @@ def _panel(axes: Axes, panel: Panel) -> None:
     beside_theory = any(line.style == "dashed" for line in panel.lines)
     for line, colour, marker in zip(panel.lines, *_looks(panel.lines), strict=True):
         _line(axes, line, colour, marker, beside_theory)
-    axes.set(xlabel=panel.x, ylabel=panel.y)
-    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set(xlabel=lower(panel.x), ylabel=lower(panel.y))
+    axes.set_title(lower(panel.title), fontsize=10, loc="left")
     for axis, scale in (("x", axes.set_xscale), ("y", axes.set_yscale)):
         if axis in panel.log:
             scale("log", nonpositive="mask")
@@ -145,9 +148,9 @@ def _panel(axes: Axes, panel: Panel) -> None:
 
 def _line(axes: Axes, line: Line, colour: str, marker: str, beside_theory: bool) -> None:
     if line.style == "points":
-        axes.plot(line.x, line.y, marker, label=line.label, color=colour, markersize=4.5)
+        axes.plot(line.x, line.y, marker, label=lower(line.label), color=colour, markersize=4.5)
     elif line.style == "dashed":  # over what was measured, and thinner, so that both are seen where they agree
-        axes.plot(line.x, line.y, "--", label=line.label, color=colour, linewidth=1.6, zorder=3)
+        axes.plot(line.x, line.y, "--", label=lower(line.label), color=colour, linewidth=1.6, zorder=3)
     else:
         every = max(len(line.x) // 8, 1) if len(line.x) > DOTTED else 1
         width, alpha = (3.0, 0.6) if beside_theory else (2.0, 0.9)
@@ -158,7 +161,7 @@ def _line(axes: Axes, line: Line, colour: str, marker: str, beside_theory: bool)
             "linewidth": width,
             "alpha": alpha,
         }
-        axes.plot(line.x, line.y, "-", label=line.label, color=colour, **look)
+        axes.plot(line.x, line.y, "-", label=lower(line.label), color=colour, **look)
 
 
 def _looks(lines: Sequence[Line]) -> tuple[list[str], list[str]]:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from eckart.nn.files import atomic_write
 
 from .figures import describe, inline_svg
+from .notation import typeset
 from .outcome import Outcome
 from .words import HALVES, MARKS, number, slack
 
@@ -64,6 +65,7 @@ def _text(outcomes: Sequence[Outcome]) -> str:
         number=number,
         slack=slack,
         linked=_linked,
+        typeset=typeset,
         facts=_facts(outcomes),
     )
 
@@ -76,7 +78,7 @@ def _figure(outcome: Outcome) -> dict[str, Any] | None:
     """The figure of an outcome, and the same in words; None where there is none."""
     if outcome.result is None or not outcome.result.panels:
         return None
-    words = [describe(panel) for panel in outcome.result.panels]
+    words = [typeset(describe(panel)) for panel in outcome.result.panels]
     svg = inline_svg(outcome.result, outcome.claim.id, f"Figure of claim {outcome.claim.id}; its words follow below")
     return {"svg": Markup(svg), "words": words, "panels": len(words)}
 

@@ -11,13 +11,14 @@ HALVES = {
 
 
 def number(value: float) -> str:
-    """A number to six digits.
+    """A number to six digits, a tiny one to three.
 
     Example:
-        >>> number(2.93012345), number(20.0), number(3.2e-15)
-        ('2.93012', '20', '3.2e-15')
+        >>> number(2.93012345), number(20.0), number(3.21234e-8), number(0.0)
+        ('2.93012', '20', '3.21e-8', '0')
     """
-    return f"{value:.6g}"
+    text = f"{value:.6g}" if abs(value) >= 1e-4 else f"{value:.3g}"
+    return text.replace("e-0", "e-").replace("e+0", "e")
 
 
 def slack(check: Check) -> str:
@@ -32,7 +33,7 @@ def slack(check: Check) -> str:
     if not check.tolerance:
         return "none"
     sign = {"=": "±", "≤": "+", "≥": "−"}[check.relation]
-    return f"{sign} {100 * check.tolerance:.3g} %" if check.relative else f"{sign} {check.tolerance:.3g}"
+    return f"{sign} {number(100 * check.tolerance)} %" if check.relative else f"{sign} {number(check.tolerance)}"
 
 
 def sentence(check: Check) -> str:
