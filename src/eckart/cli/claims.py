@@ -74,7 +74,9 @@ def run(
         Path | None,
         typer.Option(help="Keep one JSON for each claim in this folder; what it holds already is not run again."),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what --keep holds.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run again what --keep holds, as after a change of code.")
+    ] = False,
     as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a page and figures that exist.")] = False,
 ) -> None:
