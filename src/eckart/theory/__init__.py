@@ -13,6 +13,13 @@ from eckart.theory.features import (
 )
 from eckart.theory.gradients import gradient_at, gradient_course, slowest_part, stable_rank_bound
 from eckart.theory.losses import completion, factorization, regression, sensing
+from eckart.theory.nonlinear import (
+    energy_outside,
+    low_rank_start,
+    moving_block,
+    nonlinear_regression,
+    tail_ratio,
+)
 from eckart.theory.problems import balanced_classes, low_rank_target, whiten
 
 __all__ = [
@@ -26,6 +33,7 @@ __all__ = [
     "compressed_rates",
     "compression_ratio",
     "descend",
+    "energy_outside",
     "factorization",
     "factorization_bulk",
     "first_gradient",
@@ -34,8 +42,11 @@ __all__ = [
     "gradient_course",
     "layerwise_within_between",
     "linear_features",
+    "low_rank_start",
     "low_rank_target",
     "moving_bases",
+    "moving_block",
+    "nonlinear_regression",
     "orthogonal_weights",
     "parameter_counts",
     "product",
@@ -43,6 +54,7 @@ __all__ = [
     "sensing",
     "slowest_part",
     "stable_rank_bound",
+    "tail_ratio",
     "trajectory_error",
     "whiten",
     "within_between",
