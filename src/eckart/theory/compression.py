@@ -43,7 +43,8 @@ def compress(
         L + 2 weights, first layer first; `compressed_rates` gives their learning rates.
 
     Raises:
-        ValueError: weights not square or not ε times orthogonal, signal of another shape, rank out of range.
+        ValueError: no weights, weights not square or not ε times orthogonal, signal of another shape, or rank out of
+            range.
 
     Example:
         >>> from itertools import islice
@@ -60,6 +61,8 @@ def compress(
         >>> f"{error:.6f}, √(6 − 2) ε³ = {2 * 0.1**3:.6f}"
         '0.002000, √(6 − 2) ε³ = 0.002000'
     """
+    if not weights or not eps > 0:
+        raise ValueError(f"compress needs weights W_1, …, W_L and their eps > 0, got {len(weights)} and eps {eps}")
     for index, W in enumerate(weights):
         _require_orthogonal(f"weights[{index}]", W, eps)
     V = invariant_subspace(signal, weights[0], rank)

@@ -6,12 +6,14 @@ entry shrinks on its own:
 
     ĝ_ij(t) = (1 − η β_i γ_j)^t ĝ_ij(0).
 
-For η β γ ≤ 1 the slowest entries win: with λ_1 < λ_2 the two smallest values of β_i γ_j and G^∥ the part of G_0 at λ_1,
+For η β γ ≤ 1 the slowest entries win: with λ_1 < λ_2 the two smallest values of β_i γ_j and G^∥ the part of G_0 at λ_1
+the stable rank tends to that of G^∥. If λ_1 > 0, then
 
     sr(G_t) = ‖G_t‖_F² / ‖G_t‖_2² ≤ sr(G^∥) + ((1−ηλ_2)/(1−ηλ_1))^{2t} ‖G_0 − G^∥‖_F² / ‖G^∥‖_2²,
 
-so the stable rank tends to that of G^∥, which is at most the smaller multiplicity of the pair (β, γ), and 1 if one of
-them is simple. The descent in rank need not be monotone.
+and the limit is at most the smaller multiplicity of the smallest β and γ: 1 if one of them is simple. If B or C is
+singular, λ_1 = 0 takes whole rows and columns of ĝ, any stable rank can be left, and the bound does not hold: it needs
+‖G^∥‖_2 ≤ ‖G_t‖_2, true where each β meets one γ. The descent in rank need not be monotone.
 
 Cost: two eigendecompositions, then m·n·(m + n) for any t.
 Paper: 2403.03507, whose lemma also allows a sum over samples, Σ_i B_i W C_i; ours is one pair.
@@ -126,15 +128,15 @@ def stable_rank_bound(
 
     Args:
         G: G_0, with a part at the smallest β_i γ_j that is not zero.
-        B, C: symmetric positive semi-definite.
+        B, C: symmetric positive definite.
         rate: η, at most 1 / (largest β γ).
         times: the steps t.
 
     Returns:
-        One bound for each time; infinite where G has no slowest part.
+        One bound for each time; infinite if G has no slowest part.
 
     Raises:
-        ValueError: as `gradient_at`, or the rate is too large for the bound.
+        ValueError: as `gradient_at`; the rate is too large for the bound, or B or C is singular.
 
     Example:
         >>> G, B, C = torch.ones(2, 1), torch.diag(torch.tensor([1.0, 0.5])), torch.eye(1)
@@ -142,14 +144,21 @@ def stable_rank_bound(
         [2.0, 1.0]
     """
     _, _, speeds = _joint_eigenspaces(G, B, C)
+    slow = _slowest(speeds)
+    first, others = speeds.min(), speeds[~slow]
     if rate * speeds.max() > 1 + 1e-6:
         raise ValueError(f"rate must be at most {1 / speeds.max():.3g}, 1 / the largest β γ, got {rate}")
+    if first <= _rounding(speeds):
+        raise ValueError(
+            "B and C must be positive definite for the bound; add a small multiple of the identity to both"
+        )
     slowest = slowest_part(G, B, C)
     S = singular_values(slowest)
-    first, others = speeds.min(), speeds[~_slowest(speeds)]
-    second = others.min() if others.numel() else first
-    shrink = ((1 - rate * second) / (1 - rate * first)) ** (2 * times.to(G.device))
-    return stable_rank(S) + shrink * (G - slowest).square().sum() / S[0].square()
+    if not S[0] > _rounding(G):
+        return torch.full(times.shape, torch.inf, dtype=S.dtype, device=S.device)
+    shrink = (1 - rate * others.min()) / (1 - rate * first) if others.numel() else first * 0
+    rest = (G - slowest).square().sum() / S[0].square()
+    return stable_rank(S) + shrink ** (2 * times.to(G.device)) * rest
 
 
 def _joint_eigenspaces(G: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,13 +173,17 @@ def _eigen(name: str, M: Tensor, size: int) -> tuple[Tensor, Tensor]:
     if M.shape != (size, size):
         raise ValueError(f"{name} {tuple(M.shape)} must be ({size}, {size}) to stand beside G")
     U, S, Vh = truncated_svd(M, size, method="exact")
-    tolerance = 100 * size * torch.finfo(M.dtype).eps
     # M = U S Vᵀ is positive semi-definite just when it also is U S Uᵀ.
-    if torch.linalg.norm((U - Vh.mT) * S) > tolerance * torch.linalg.norm(S):
+    if torch.linalg.norm((U - Vh.mT) * S) > _rounding(M):
         raise ValueError(f"{name} {tuple(M.shape)} must be symmetric positive semi-definite, like MᵀM")
     return U, S
 
 
 def _slowest(speeds: Tensor) -> Tensor:
     """Where β_i γ_j is its smallest, up to rounding of the largest."""
-    return speeds <= speeds.min() + 100 * len(speeds) * torch.finfo(speeds.dtype).eps * speeds.max()
+    return speeds <= speeds.min() + _rounding(speeds)
+
+
+def _rounding(M: Tensor) -> Tensor:
+    """What rounding may leave of a zero beside the largest entry."""
+    return 100 * max(M.shape) * torch.finfo(M.dtype).eps * M.abs().max()
