@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.nn import FactoredLinear, Role, replace
-from eckart.regularizers.attention import AttentionProduct, attention_products
+from eckart.regularizers.attention import AttentionProduct, attention_products, rotary_norm
 from families import families
 
 FAMILIES = families()
@@ -174,3 +174,26 @@ def test_overrides_say_what_names_do_not() -> None:
     products: list[AttentionProduct] = attention_products(model, overrides=roles)
     assert len(products) == 4
     torch.testing.assert_close(products[3].left, parts["d"].weight[:, 4:])
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_the_rotary_norm_is_the_least_cost_of_factors_with_the_same_rotated_scores(interleaved: bool) -> None:
+    attention = nn.MultiheadAttention(6, 1, bias=False, dtype=torch.float64)
+    [product] = attention_products(attention, ["qk"])
+    norm = rotary_norm(product, interleaved)
+    assert product.values.sum() < norm < (product.left.square().sum() + product.right.square().sum()) / 2
+    pairs = torch.arange(6).reshape(3, 2) if interleaved else torch.arange(6).reshape(2, 3).T
+    scale = torch.ones(6, dtype=torch.float64)
+    for pair in pairs:  # the best scale of each pair alone: ‖W_K‖ = ‖W_Q‖ there
+        scale[pair] = (product.left[:, pair].norm() / product.right[pair].norm()).sqrt().detach()
+    left, right = product.left / scale, scale[:, None] * product.right
+    torch.testing.assert_close(norm, (left.square().sum() + right.square().sum()) / 2)
+    norm.backward()
+    assert attention.in_proj_weight.grad is not None
+
+
+def test_the_rotary_norm_needs_queries_and_keys_in_pairs() -> None:
+    products = attention_products(nn.MultiheadAttention(6, 2, bias=False))
+    for product in products:  # heads of three dimensions, and an output
+        with pytest.raises(ValueError, match="product must be a qk one"):
+            rotary_norm(product)

@@ -168,7 +168,7 @@ def test_bad_input_is_named_with_its_remedy() -> None:
     with pytest.raises(ValueError, match="rate must be a finite"):
         NuclearDecay(model, 1.0).step(-0.1)
     model[1].requires_grad_(False)
-    with pytest.raises(ValueError, match="are frozen.*such as 1; leave them out with exclude="):
+    with pytest.raises(ValueError, match=r"are frozen.*such as 1; leave them out with exclude="):
         NuclearDecay(model, 1.0)
     assert NuclearDecay(model, 1.0, exclude="1").loss() > 0
     pivoted = nn.Sequential(PivotedLinear.from_linear(nn.Linear(4, 4), rank=1))

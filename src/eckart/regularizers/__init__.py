@@ -1,6 +1,6 @@
 """What makes training converge to low rank: mask laws and the penalties they induce, weight decay, proximal steps."""
 
-from eckart.regularizers.attention import AttentionProduct, attention_products
+from eckart.regularizers.attention import AttentionProduct, attention_products, rotary_norm
 from eckart.regularizers.decay import DecayOptimum, decay_optimum, decay_penalty, imbalance, least_decay
 from eckart.regularizers.explicit import FrobeniusDecay, NuclearDecay
 from eckart.regularizers.fitting import fit_factors
@@ -66,6 +66,7 @@ __all__ = [
     "odds",
     "patches_to_images",
     "representation_spectrum",
+    "rotary_norm",
     "second_order_penalty",
     "shrink_product",
     "train_masked",

@@ -10,11 +10,11 @@ W_Kᵀ[W_Q1 … W_Qg] (and [W_O1; …; W_Og] W_V): `grouped=True` gives those.
 
 Where it is not the whole story. A rotary embedding R acts between the factors, so a score is yᵀW_KᵀR W_Q x: the
 product here is the one before rotation, and the function allows no change of its factors but within each pair of
-dimensions that turns together. So decay reaches ½(‖W_K‖² + ‖W_Q‖²) = Σ_pairs ‖W_K,pair‖‖W_Q,pair‖ at best, of which
-‖W_KᵀW_Q‖_* is a lower bound. Biases are left out, as are norms of q and k (qk-norm) and whatever else a model does
-between the two factors.
+dimensions that turns together. So decay reaches ½(‖W_K‖² + ‖W_Q‖²) = Σ_pairs ‖W_K,pair‖‖W_Q,pair‖ (`rotary_norm`),
+of which ‖W_KᵀW_Q‖_* is a lower bound. Biases are left out, as are norms of q and k (qk-norm) and whatever else a model
+does between the two factors.
 
-Paper: none; it treats heads with keys of their own.
+Paper: it treats heads with keys of their own and no rotation; groups and `rotary_norm` are derived here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,6 +134,41 @@ def attention_products(
     blocks = attention_blocks(found, held, outputs="ov" in kinds)
     readers = [reader for kind, reader in (("qk", _scores), ("ov", _values)) if kind in kinds]
     return [product for block in blocks for reader in readers for product in reader(block, grouped, interleaved)]
+
+
+def rotary_norm(
+    product: AttentionProduct,
+    interleaved: bool = False,
+) -> Tensor:  # ()
+    """Σ ‖W_K,pair‖‖W_Q,pair‖ over the pairs of dimensions that a rotary embedding turns: what weight decay costs there.
+
+    It is the least ½(‖W_K‖² + ‖W_Q‖²) over all factors that give the same rotated scores for every distance of tokens,
+    and at least the nuclear norm of the product.
+
+    Args:
+        product: a "qk" product, all of whose head's dimensions are rotated.
+        interleaved: dimensions 2i and 2i + 1 turn together (GPT-J); else i and i + d_h/2 (Llama, GPT-NeoX).
+
+    Returns:
+        The norm, differentiable.
+
+    Raises:
+        ValueError: the product is "ov", which no rotation touches, or its head has an odd number of dimensions.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(4, num_heads=1, bias=False)
+        >>> _ = attention.in_proj_weight.data.copy_(torch.eye(4).repeat(3, 1))
+        >>> round(rotary_norm(attention_products(attention)[0]).item(), 4)  # two pairs, ‖·‖ = √2 each
+        4.0
+    """
+    left, right = product.left, product.right
+    if product.kind != "qk" or len(right) % 2:
+        raise ValueError(
+            f"product must be a qk one whose head's dimensions pair up, got kind {product.kind} with d_h = {len(right)}"
+        )
+    split = (-1, 2) if interleaved else (2, -1)
+    squares = [W.square().sum(-1).unflatten(0, split).sum(1 if interleaved else 0) for W in (left.mT, right)]
+    return (squares[0] * squares[1]).sqrt().sum()
 
 
 def _scores(block: Block, grouped: bool, interleaved: bool | None) -> Iterator[AttentionProduct]:
