@@ -10,14 +10,14 @@ Paper: arXiv 2111.06377 and 1810.04805 take the loss over hidden items (the defa
 takes all of them, and masks that are independent: loss="all", law="bernoulli".
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from eckart.nn import Progress
+from eckart.regularizers.masked_batches import endless_batches
 from eckart.regularizers.masked_kinds import ERRORS, Kind
 from eckart.regularizers.masking import Schedule, bernoulli_mask, exact_mask
 from eckart.regularizers.rates import require_rate
@@ -30,8 +30,8 @@ class MaskedRun(NamedTuple):
 
     Args:
         losses: of every step since the first (steps,), on the CPU.
-        state: to go on from: step, losses, and the states of the generator, the optimizer, the encoder and the decoder.
-            Like every state_dict it refers to the live tensors; `torch.save` it, and load it with weights_only=True.
+        state: to go on from: step, losses, and the states of generator, modules, optimizer and scheduler. Like every
+            state_dict it refers to the live tensors; `torch.save` it, and load it with weights_only=True.
     """
 
     losses: Tensor
@@ -52,6 +52,7 @@ def train_masked(
     mask_id: int | None = None,
     keep_ids: Sequence[int] = (),
     optimizer: torch.optim.Optimizer | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     stop: int | None = None,
     state: dict[str, Any] | None = None,
     progress: Progress | None = None,
@@ -75,7 +76,8 @@ def train_masked(
         mask_id: the id that stands for a hidden token.
         keep_ids: ids that are neither hidden nor counted in the loss: padding, [CLS], [SEP].
         optimizer: over the parameters of both; None takes AdamW with a learning rate of 1e-3.
-        stop: pause after this step of `steps`, to save the state or change the optimizer; None runs to the end.
+        scheduler: of the optimizer's learning rate, stepped after each step; its state is kept too.
+        stop: pause after this step of `steps`, to save the state; None runs to the end.
         state: of an earlier run with the same arguments, to go on from. An iterable of batches goes on where it
             stands, and what the modules draw themselves (dropout) comes from torch's own generator: neither is kept.
         progress: called with steps done, `steps`, and "masked training".
@@ -99,7 +101,8 @@ def train_masked(
         >>> run.losses[0].item(), run.losses[-1].item() < 1e-6
         (1.0, True)
     """
-    _require_choices(kind, law, loss, steps, mask_id)
+    _require_choices(kind, law, loss, mask_id)
+    _require_positive(steps=steps, batch_size=batch_size)
     parameters = dict.fromkeys([*encoder.parameters(), *decoder.parameters()])
     if not parameters:
         raise ValueError("encoder and decoder have no parameters: there is nothing to train")
@@ -107,9 +110,10 @@ def train_masked(
     optimizer = optimizer if optimizer is not None else torch.optim.AdamW(list(parameters), lr=1e-3)
     generator = generator if generator is not None else torch.Generator(device).manual_seed(0)
     parts: dict[str, Any] = {"encoder": encoder, "decoder": decoder, "optimizer": optimizer}
+    if scheduler is not None:
+        parts["scheduler"] = scheduler
     start, losses = _restore(parts, generator, state)
-    maskable = partial(_maskable, kind=kind, keep_ids=keep_ids)
-    batches = _batches(data, maskable, device, batch_size, generator)
+    batches = endless_batches(data, kind, keep_ids, device, batch_size, generator)
     encoder.train()
     decoder.train()
     for step in range(start, steps if stop is None else min(stop, steps)):
@@ -123,6 +127,8 @@ def train_masked(
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
         losses.append(value.detach())
         if progress is not None:
             progress(step + 1, steps, "masked training")
@@ -131,16 +137,20 @@ def train_masked(
     return MaskedRun(history, {"step": len(history), "losses": history, "generator": generator.get_state(), **kept})
 
 
-def _require_choices(kind: str, law: str, loss: str, steps: int, mask_id: int | None) -> None:
+def _require_choices(kind: str, law: str, loss: str, mask_id: int | None) -> None:
     for name, value, known in (("kind", kind, ERRORS), ("law", law, LAWS), ("loss", loss, ("masked", "all"))):
         if value not in known:
             raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     if kind == "patches" and law != "exact":
         raise ValueError(f"law={law!r} leaves another number of patches in each sample; for patches take law='exact'")
     if (kind == "tokens") != (mask_id is not None):
         raise ValueError(f"kind={kind!r} with mask_id={mask_id}: tokens need the id that stands for a hidden one")
+
+
+def _require_positive(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def _rate_at(rate: float | Schedule, step: int, steps: int, loss: str) -> float:
@@ -149,56 +159,6 @@ def _rate_at(rate: float | Schedule, step: int, steps: int, loss: str) -> float:
     if now == 0 and loss == "masked":
         raise ValueError(f"rate is 0 at step {step}: nothing is hidden; take loss='all', or a ratio above 0")
     return now
-
-
-def _maskable(x: Tensor, kind: Kind, keep_ids: Sequence[int]) -> Tensor:
-    """Which items of a batch may be hidden (N, T)."""
-    shapes = {"vector": (2, 3), "patches": (3,), "tokens": (2,)}[kind]
-    if x.ndim not in shapes or x.is_floating_point() == (kind == "tokens"):
-        what = {"vector": "floats (N, T) or (N, T, d)", "patches": "floats (N, P, d)", "tokens": "ids (N, T)"}[kind]
-        raise ValueError(f"data for kind={kind!r} must be {what}, got {x.dtype} {tuple(x.shape)}")
-    may_hide = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    for kept in keep_ids:
-        may_hide &= x != kept
-    return may_hide
-
-
-def _batches(
-    data: Tensor | Iterable[Any],
-    maskable: Callable[[Tensor], Tensor],
-    device: torch.device,
-    batch_size: int,
-    generator: torch.Generator,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches on the device and what may be hidden of them, without end; data is looked at before it is moved."""
-    if isinstance(data, Tensor):
-        may_hide = _require_some(maskable(data)).to(device)
-        data = data.to(device)
-        while True:
-            index = torch.randint(len(data), (batch_size,), generator=generator, device=generator.device).to(device)
-            yield data[index], may_hide[index]
-    while True:
-        empty = True
-        for batch in data:
-            empty = False
-            x = batch[0] if isinstance(batch, tuple | list) else batch
-            may_hide = maskable(x)
-            if x.device.type == "cpu":  # elsewhere looking would wait for the device
-                _require_some(may_hide)
-            yield x.to(device, non_blocking=True), may_hide.to(device, non_blocking=True)
-        if empty:
-            raise ValueError("data gave no batch: an iterator that was read once stays empty; give a list or a loader")
-
-
-def _require_some(may_hide: Tensor) -> Tensor:
-    """`may_hide`, after checking that each sample has an item that may be hidden."""
-    empty = ~may_hide.any(1)
-    if not len(may_hide) or bool(empty.any()):
-        raise ValueError(
-            f"data {tuple(may_hide.shape)}: {int(empty.sum())} of {len(may_hide)} samples have no item that may be "
-            f"hidden; leave such samples out, or check keep_ids"
-        )
-    return may_hide
 
 
 def _restore(
