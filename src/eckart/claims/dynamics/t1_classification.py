@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
 from eckart.claims.dynamics.course import Watch
+from eckart.claims.threads import one_thread
 from eckart.linalg import numerical_rank, singular_values
 from eckart.nn import Progress
 from eckart.theory import (
@@ -54,6 +55,7 @@ class Course(NamedTuple):
         return [float(S[rank] / S[0]) for S in self.spectra[1:]]
 
 
+@one_thread()
 def run(
     seed: int,
     size: str,

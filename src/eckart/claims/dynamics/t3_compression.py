@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
 from eckart.claims.dynamics.course import Watch
+from eckart.claims.threads import one_thread
 from eckart.linalg import factorization_signal
 from eckart.nn import Progress
 from eckart.theory import (
@@ -73,7 +74,8 @@ def run(
     values = torch.linspace(*s.values, s.rank).tolist()
     target = low_rank_target((s.dimension, s.dimension), values, generator=generator)
     start = orthogonal_weights([s.dimension] * (s.depth + 1), s.eps, generator=generator)
-    course = _train(start, target, s, (s.rank, 2 * s.rank, s.rank - 1), Watch(progress, s.steps))
+    with one_thread(when=s.dimension < 500):
+        course = _train(start, target, s, (s.rank, 2 * s.rank, s.rank - 1), Watch(progress, s.steps))
 
     rho = bulk([s.eps] * s.depth, s.steps, rate=s.rate)[course.times]
     theory = {rank: trajectory_error(rho, size=s.dimension, rank=rank).tolist() for rank in (s.rank, 2 * s.rank)}
