@@ -301,3 +301,14 @@ def test_an_encoder_that_adds_a_class_token_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"encoder gave \(2, 4, 8\) for 3 visible patches of 2 samples"):
         train_masked(WithClass(), PatchDecoder(), [torch.ones(2, 6, 4)], rate=0.5, steps=1, kind="patches")
+
+
+def test_a_state_without_the_scheduler_is_named() -> None:
+    encoder = _linear(6)
+    run = train_masked(encoder, nn.Identity(), X, rate=0.5, steps=2, stop=1)
+    optimizer = torch.optim.AdamW(encoder.parameters())
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with pytest.raises(ValueError, match="state has no scheduler"):
+        train_masked(
+            encoder, nn.Identity(), X, rate=0.5, steps=2, state=run.state, optimizer=optimizer, scheduler=scheduler
+        )

@@ -1,4 +1,7 @@
-"""What makes training converge to low rank: mask laws and the penalties they induce, weight decay, proximal steps."""
+"""What makes training converge to low rank: masks and the penalties they induce, weight decay, proximal steps.
+
+With masks on the data themselves this is masked self-supervised learning: `train_masked`.
+"""
 
 from eckart.regularizers.attention import AttentionProduct, attention_products, rotary_norm
 from eckart.regularizers.decay import DecayOptimum, decay_optimum, decay_penalty, imbalance, least_decay

@@ -88,7 +88,8 @@ def train_masked(
 
     Raises:
         ValueError: a ratio outside [0, 1), or 0 with a loss over masked items; a sample in which nothing may be hidden;
-            data, latents or reconstructions of the wrong shape; tokens without mask_id; no data left.
+            data, latents or reconstructions of the wrong shape; tokens without mask_id; no data left; a state that lacks
+            a part.
 
     Example:
         >>> X = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # each entry tells the other
@@ -112,7 +113,7 @@ def train_masked(
     parts: dict[str, Any] = {"encoder": encoder, "decoder": decoder, "optimizer": optimizer}
     if scheduler is not None:
         parts["scheduler"] = scheduler
-    start, losses = _restore(parts, generator, state)
+    start, losses = _restore(parts, generator, state, device)
     batches = endless_batches(data, kind, keep_ids, device, batch_size, generator)
     encoder.train()
     decoder.train()
@@ -162,12 +163,15 @@ def _rate_at(rate: float | Schedule, step: int, steps: int, loss: str) -> float:
 
 
 def _restore(
-    parts: dict[str, Any], generator: torch.Generator, state: dict[str, Any] | None
+    parts: dict[str, Any], generator: torch.Generator, state: dict[str, Any] | None, device: torch.device
 ) -> tuple[int, list[Tensor]]:
     """Load a state into the modules, the optimizer and the generator; the step it is at, and its losses."""
     if state is None:
         return 0, []
+    lacking = sorted(parts.keys() - state.keys())
+    if lacking:
+        raise ValueError(f"state has no {', '.join(lacking)}: it is of a run without; pass the state of one like this")
     for name, part in parts.items():
         part.load_state_dict(state[name])
     generator.set_state(state["generator"].cpu())
-    return state["step"], list(state["losses"].to(next(parts["encoder"].parameters(), torch.zeros(())).device))
+    return state["step"], list(state["losses"].to(device))
