@@ -28,10 +28,12 @@ class Watch:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
-    def __call__(self, course: Iterator[State], *, steps: int, every: int, label: str) -> Iterator[tuple[int, State]]:
-        """Yield (t, state) at t = 0, every, 2·every, …, and at the last step."""
+    def __call__(
+        self, course: Iterator[State], *, steps: int, every: int, label: str, first: int = 0
+    ) -> Iterator[tuple[int, State]]:
+        """Yield (t, state) at t = 0, every, 2·every, …, at each of the `first` steps, and at the last."""
         for t, state in enumerate(islice(course, steps + 1)):
-            if t % every == 0 or t == steps:
+            if t <= first or t % every == 0 or t == steps:
                 if self._progress is not None:
                     self._progress(self._done + t, self._total, label)
                 yield t, state

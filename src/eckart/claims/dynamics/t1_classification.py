@@ -39,7 +39,7 @@ class Size(NamedTuple):
 
 SIZES = {"small": Size(), "paper": Size()}
 DECAYS = (0.0, 0.01)  # λ
-LOOKS = 100
+FIRST, EVERY = 50, 40  # each of the first steps, when all happens, then fewer
 
 
 class Course(NamedTuple):
@@ -106,7 +106,7 @@ def _train(
     rho = bulk(s.eps, s.steps, rate=s.rate, decay=decay)
     course = Course([], [], [], [])
     run = descend(start, slope, rate=s.rate, decay=decay)
-    for t, (weights, _) in watch(run, steps=s.steps, every=s.steps // LOOKS, label=label):
+    for t, (weights, _) in watch(run, steps=s.steps, every=EVERY, first=FIRST, label=label):
         blocks = [block_form(W, U, V, 2 * s.classes) for W, (U, V) in zip(weights[:-1], bases, strict=True)]
         course.times.append(t)
         course.leak.append(max(float(block.leak) for block in blocks))
@@ -133,13 +133,13 @@ def _panels(course: Course, outside: dict[str, Course], rank: int) -> list[Panel
     still = Line(f"σ_{rank + 1}", x, values[:, rank].tolist(), "points")
     tails = [Line(label, other.times[1:], other.tail(rank)) for label, other in outside.items()]
     return [
-        Panel("What one layer's update is made of", "step t", "singular value of W(t) − W(0)", [*moving, still], "y"),
+        Panel("What one layer's update is made of", "step t", "singular value of W(t) − W(0)", [*moving, still], "xy"),
         Panel(
             "Where it stops",
             "step t",
             f"σ_{rank + 1} / σ_1 of the update",
             [Line("whitened data, orthogonal start", x, course.tail(rank)), *tails],
-            "y",
+            "xy",
         ),
     ]
 

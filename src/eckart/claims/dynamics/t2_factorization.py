@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -152,7 +152,9 @@ def _spectrum(course: Course, rank: int, rho: Tensor) -> Panel:
 
 
 def _angles(course: Course, side: str, turns: dict[str, list[float]]) -> Panel:
-    lines = [Line(label, course.times[1:], turn) for label, turn in turns.items()]
+    # Top and bottom fill the moving block together, so they turn by the same angles: one is drawn as points.
+    styles: dict[str, Literal["line", "points"]] = {"bottom r": "points"}
+    lines = [Line(label, course.times[1:], turn, styles.get(label, "line")) for label, turn in turns.items()]
     title = f"How far its {side} singular directions turn"
     return Panel(title, "step t", f"largest angle to step {course.times[1]}, degrees", lines)
 

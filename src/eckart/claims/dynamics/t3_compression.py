@@ -114,11 +114,11 @@ def _train(start: list[Tensor], target: Tensor, s: Size, ranks: tuple[int, ...],
 
 def _panels(course: Course, theory: dict[int, list[float]]) -> list[Panel]:
     measured = [Line(f"r̂ = {rank}", course.times, errors, "points") for rank, errors in course.errors.items()]
-    dashed = [Line(f"√m Π ρ_l(t), r̂ = {rank}", course.times, y, "dashed") for rank, y in theory.items()]
+    dashed = [Line(f"theory, r̂ = {rank}", course.times, y, "dashed") for rank, y in theory.items()]
     losses = [Line(label, course.times, y, "points") for label, y in course.losses.items()]
     title = "How far the small network is from the large one"
     return [
-        Panel(title, "step t", "‖P(t) − P̃(t)‖_F", [*measured, *dashed], "y"),
+        Panel(title, "step t", "‖P(t) − P̃(t)‖_F, in theory √m Π ρ_l(t)", [*measured, *dashed], "y"),
         Panel("They learn together", "step t", "loss ½‖P − Φ‖²_F", losses, "y"),
     ]
 

@@ -23,6 +23,7 @@ class Size(NamedTuple):
 
 
 SIZES = {"small": Size(), "paper": Size()}
+EARLY = 300  # the figure of the stable rank ends here
 NAMED = (0, 20, 100, 400)  # steps whose stable rank is reported
 REPEATS = (3, 2)  # how often the smallest eigenvalue of B and of C occurs, where its eigenspace is to be seen
 FAST = 1.99  # a rate beyond 1 / (β γ)_max, where the largest eigenvalues shrink slowest
@@ -121,24 +122,32 @@ def _panels(
     courses: dict[str, Course], theory: Tensor, bound: Tensor, limit: float, shares: dict[str, list[float]]
 ) -> list[Panel]:
     times = courses["simple"].times.tolist()
+    early = sum(t <= EARLY for t in times)
+    simple, repeated = (courses[label].ranks.tolist() for label in ("simple", "repeated"))
+    rank = "stable rank ‖G‖_F² / ‖G‖_2²"
     return [
         Panel(
             "The gradient loses rank",
             "step t",
-            "stable rank ‖G‖_F² / ‖G‖_2²",
+            rank,
             [
-                Line("simple smallest eigenvalues", times, courses["simple"].ranks.tolist(), "points"),
-                Line("closed form", times, theory.tolist(), "dashed"),
-                Line("the lemma's bound", times, bound.tolist()),
-                Line("smallest eigenvalues repeated", times, courses["repeated"].ranks.tolist(), "points"),
-                Line("its limit", [times[0], times[-1]], [limit, limit], "dashed"),
+                Line("simple eigenvalues", times[:early], simple[:early], "points"),
+                Line("repeated smallest eigenvalues", times[:early], repeated[:early], "points"),
+                Line("closed form, simple", times[:early], theory[:early].tolist(), "dashed"),
+                Line("limit, repeated", [times[0], times[early - 1]], [limit, limit], "dashed"),
             ],
+        ),
+        Panel(
+            "The lemma's bound is far above at first",
+            "step t",
+            rank,
+            [Line("simple eigenvalues", times, simple), Line("bound", times, bound.tolist(), "dashed")],
             "y",
         ),
         Panel(
             "Where it stops",
             "step t",
-            "share of the gradient's energy in its slowest part",
+            "energy in the slowest part, share",
             [
                 Line("η = 1 / (β γ)_max", times, shares["repeated"]),
                 Line(f"η = {FAST} / (β γ)_max", times, shares["fast"]),
