@@ -49,23 +49,22 @@ def run(
     generator = torch.Generator().manual_seed(seed)
     P, Q = orthogonal_weights([len(sizes.values)] * 3, 1.0, generator=generator)
     target = P @ torch.diag(torch.tensor(sizes.values, dtype=torch.float64)) @ Q
-    checks: list[Check] = []
-    lines = [Line("target", _places(target), sizes.values, "points")]
+    checks, lines = [], []
     for done, depth in enumerate(sizes.depths, start=1):
         minima, objectives = _minima(target, depth, sizes, generator)
         best = [W[objectives.argmin()] for W in minima]
         predicted, measured = predict(target, depth, sizes.decay).values, singular_values(product(best))
         checks += _optimum_checks(depth, best, predicted, measured) + _stop_checks(depth, minima, objectives)
         lines += [
-            Line(f"trained, L = {depth}", _places(target), measured.tolist(), "points"),
-            Line(f"predicted, L = {depth}", _places(target), predicted.tolist(), "dashed"),
+            Line(f"trained, L = {depth}", sizes.values, measured.tolist(), "points"),
+            Line(f"predicted, L = {depth}", sizes.values, predicted.tolist(), "dashed"),
         ]
         if progress:
             progress(done, len(sizes.depths), f"L = {depth}")
     checks.append(
         Check(f"what a full-rank start costs above the best, L = {depth}", 1e-3, _excess(objectives, -1), relation="≥")
     )
-    panel = Panel(f"Weight decay λ = {sizes.decay} on L layers", "i", "σ_i of the product", lines)
+    panel = Panel(f"Weight decay λ = {sizes.decay} on L layers", "σ_i of the target", "σ_i of the product", lines)
     return Result(checks, [panel, _curves(sizes, predict)], NOTE)
 
 
@@ -112,10 +111,6 @@ def _stop_checks(depth: int, minima: list[Tensor], objectives: Tensor) -> list[C
 
 def _excess(objectives: Tensor, start: int) -> float:
     return float(objectives[start] - objectives.min())
-
-
-def _places(target: Tensor) -> range:
-    return range(1, len(target) + 1)
 
 
 def _curves(sizes: Sizes, predict: Predict) -> Panel:

@@ -29,6 +29,7 @@ class Sizes(NamedTuple):
     attention_steps: int = 800
 
 
+ROUNDING = 1e-9  # of ‖AᵀA − BᵀB‖
 SIZES = {"small": Sizes(), "paper": Sizes(steps=20000, attention_steps=3000)}
 
 
@@ -61,11 +62,7 @@ def run(
             Line(f"λ = {decay}", sizes.values, course.values, "points"),
             Line(f"(d − {decay}/2)_+", sizes.values, predicted, "dashed"),
         ]
-        theory = course.balance[0] * torch.exp(-exponent * decay * course.times)
-        balances += [
-            Line(f"λ = {decay}", course.times.tolist(), course.balance.tolist(), "points"),
-            Line(f"e^(−2·{decay} t)", course.times.tolist(), theory.tolist(), "dashed"),
-        ]
+        balances += _balance_lines(decay, course, exponent)
         if progress:
             progress(done, total, f"two factors, λ = {decay}")
     checks += _attention_checks(seed, sizes)
@@ -111,6 +108,18 @@ def _factor_checks(decay: float, course: _Course, predicted: list[float], rate: 
     ]
 
 
+def _balance_lines(decay: float, course: _Course, exponent: float) -> list[Line]:
+    """The imbalance above rounding, at some thirty times."""
+    seen = course.balance > ROUNDING
+    every = -(-int(seen.sum()) // 30)
+    times, balance = course.times[seen][::every], course.balance[seen][::every]
+    theory = balance[0] * torch.exp(-exponent * decay * times)
+    return [
+        Line(f"λ = {decay}", times.tolist(), balance.tolist(), "points"),
+        Line(f"e^(−2·{decay} t)", times.tolist(), theory.tolist(), "dashed"),
+    ]
+
+
 def _doubled(slope: Slope) -> Slope:
     """The paper's ‖ABᵀ − D‖², without the ½."""
 
@@ -123,7 +132,7 @@ def _doubled(slope: Slope) -> Slope:
 
 def _slope(times: Tensor, balance: Tensor) -> float:
     """Of log ‖AᵀA − BᵀB‖ in time, by least squares, above rounding."""
-    seen = balance > 1e-9
+    seen = balance > ROUNDING
     t, y = times[seen] - times[seen].mean(), balance[seen].log()
     return float((t * y).sum() / t.square().sum())
 
