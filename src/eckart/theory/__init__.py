@@ -12,7 +12,9 @@ from eckart.theory.features import (
     within_between,
 )
 from eckart.theory.gradients import gradient_at, gradient_course, slowest_part, stable_rank_bound
+from eckart.theory.imputation import Imputation, soft_impute, tuned_soft_impute
 from eckart.theory.losses import completion, factorization, regression, sensing
+from eckart.theory.matrix_completion import Completion, complete_matrix
 from eckart.theory.nonlinear import (
     energy_outside,
     low_rank_start,
@@ -21,14 +23,19 @@ from eckart.theory.nonlinear import (
     tail_ratio,
 )
 from eckart.theory.problems import balanced_classes, low_rank_target, whiten
+from eckart.theory.surrogates import completion_surrogate, sensing_surrogate, spectral_rates
 
 __all__ = [
     "Block",
+    "Completion",
     "GeometricDecay",
+    "Imputation",
     "balanced_classes",
     "block_form",
     "classification_bulk",
+    "complete_matrix",
     "completion",
+    "completion_surrogate",
     "compress",
     "compressed_rates",
     "compression_ratio",
@@ -52,10 +59,14 @@ __all__ = [
     "product",
     "regression",
     "sensing",
+    "sensing_surrogate",
     "slowest_part",
+    "soft_impute",
+    "spectral_rates",
     "stable_rank_bound",
     "tail_ratio",
     "trajectory_error",
+    "tuned_soft_impute",
     "whiten",
     "within_between",
 ]
