@@ -88,8 +88,8 @@ def train_masked(
 
     Raises:
         ValueError: a ratio outside [0, 1), or 0 with a loss over masked items; a sample in which nothing may be hidden;
-            data, latents or reconstructions of the wrong shape; tokens without mask_id; no data left; a state that lacks
-            a part.
+            data, latents or reconstructions of the wrong shape; tokens without mask_id; no data left; a state that
+            lacks a part.
 
     Example:
         >>> X = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # each entry tells the other
