@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("eckart", "eckart.linalg", "eckart.nn", "eckart.nn.files", "eckart.spectra", "eckart.lm", "eckart.report")
+MODULES = (
+    "eckart", "eckart.linalg", "eckart.nn", "eckart.nn.files", "eckart.spectra", "eckart.theory", "eckart.regularizers",
+    "eckart.lm", "eckart.report", "eckart.claims",
+)  # fmt: skip
 
 
 def _block(text: str, language: str) -> str:
