@@ -122,7 +122,7 @@ def _checks(history: History, tokens: int, fallen: float, adam: float) -> list[C
         Check("how far the loss on held-out text fell", 0.0, fallen, relation="≥"),
         Check("tokens of one step, beside the most that a rank can be", 1.0, tokens / max(sides), relation="≥"),
         Check("stable rank, beside a random update's, worst matrix and step", 0.05, beside, relation="≤"),
-        Check(f"energy in {LEADING} directions, worst matrix and step", 0.6, min(shares.values()), relation="≥"),
+        Check(f"energy in {LEADING} directions, worst matrix and step", 0.5, min(shares.values()), relation="≥"),
         Check("the same, times that of a random update, worst matrix", 3.0, times, relation="≥"),
         Check(f"stops: energy of Adam's first step outside {LEADING} directions", 0.25, adam, relation="≥"),
     ]
