@@ -28,7 +28,7 @@ class Fit(NamedTuple):
     slope: Slope
     rates: list[float]
     scale: Scale
-    unit: float
+    unit: float  # 0 for a matrix that is nothing but its means
     share: float  # p, of the entries seen
 
     @classmethod
@@ -36,11 +36,11 @@ class Fit(NamedTuple):
         """Outer factors at the surrogate's singular vectors, inner ones at εI."""
         X, scale = standardise(matrix, mask)
         surrogate = completion_surrogate(X, mask)
-        unit = float(top_singular_values(surrogate, 1)[0]) or 1.0
+        unit = float(top_singular_values(surrogate, 1)[0])
         first, *inner, last = spectral_start(surrogate, width, depth, eps)
         share = float(mask.sum()) / mask.numel()
         rates = spectral_rates(depth, 1.2 / depth, discrepant)
-        return cls([first / eps, *inner, last / eps], completion(X / unit, mask), rates, scale, unit, share)
+        return cls([first / eps, *inner, last / eps], completion(X / (unit or 1.0), mask), rates, scale, unit, share)
 
     def clone(self) -> "Fit":
         """With weights of its own, which further training leaves as they are."""

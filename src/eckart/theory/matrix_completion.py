@@ -157,11 +157,11 @@ def complete_matrix(
 
     losses: list[float] = []
     fit = Fit.start(matrix, mask, 2 * rank, depth, eps, discrepant)
-    for each in chosen:
+    for index, each in enumerate(chosen):
         before, start = len(losses), fit
         for step, at, loss in looks(start, each.decay, each.steps):
             losses[before + step // EVERY :], fit = [loss], at
-            report(phases - 1, step, "all entries")
+            report(phases - 1, (index * steps + step) // len(chosen), "all entries")
     report(phases, 0, "done")
     left, right = fit.factors()
     return Completion(
