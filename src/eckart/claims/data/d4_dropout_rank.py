@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
     networks: int
 
 
-SIZES = {"small": Sizes(800, 250, 1), "paper": Sizes(10_000, 3000, 5)}
+SIZES = {"small": Sizes(500, 200, 1), "paper": Sizes(10_000, 3000, 5)}
 
 
 NOTE = (
