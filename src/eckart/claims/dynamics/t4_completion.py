@@ -117,8 +117,7 @@ def _checks(s: Size, racers: list[Racer], out_of_reach: float) -> list[Check]:
 
 
 def _panels(s: Size, racers: list[Racer]) -> list[Panel]:
-    large, small, fixed = ([value**2 * s.scale**2 / 2 for value in racer.errors] for racer in racers)
-    losses = dict(zip((LARGE, SMALL, FIXED), (large, small, fixed), strict=True))
+    losses = {racer.label: [_loss(s, error) for error in racer.errors] for racer in racers}
     y = "½‖P − Φ‖²_F / d²"
     by_step = [Line(r.label, *_thin(r.steps, losses[r.label]), "dashed" if r is racers[0] else "line") for r in racers]
     by_time = [Line(r.label, *_thin(r.clock, losses[r.label])) for r in racers]
@@ -135,13 +134,19 @@ def _thin(x: list[float], y: list[float], points: int = 180) -> tuple[list[float
     return [x[i] for i in keep], [y[i] for i in keep]
 
 
+def _loss(s: Size, error: float) -> float:
+    """½‖P − Φ‖²_F/d², the paper's unit, of a relative error."""
+    return (error * s.scale) ** 2 / 2
+
+
 def _note(s: Size, racers: list[Racer], outer: float) -> str:
     large, small, fixed = racers
     return (
-        f"With γ = {outer:g} the compressed network reaches a relative error of {small.errors[-1]:.1e} after "
-        f"{small.step:,} steps and {small.seconds:.1f} s; the full one {large.errors[-1]:.1e} after {large.step:,} "
-        f"steps and {large.seconds:.1f} s. With γ = 0 the outer factors keep the span that the first gradient of "
-        f"{s.seen:.0%} of the entries gave, and the error stays at {fixed.errors[-1]:.2f}."
+        f"With γ = {outer:g} the compressed network reaches a relative error of {small.errors[-1]:.1e}, a loss "
+        f"½‖P − Φ‖²_F/d² of {_loss(s, small.errors[-1]):.0e}, after {small.step:,} steps and {small.seconds:.1f} s of "
+        f"a core; the full one {large.errors[-1]:.1e} after {large.step:,} steps and {large.seconds:.1f} s. With γ = 0 "
+        f"the outer factors keep the span that the first gradient of {s.seen:.0%} of the entries gave, and the error "
+        f"stays at {fixed.errors[-1]:.2f}, a loss of {_loss(s, fixed.errors[-1]):.0e}."
     )
 
 
