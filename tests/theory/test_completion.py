@@ -142,3 +142,9 @@ def test_empty_rows_and_columns_are_named(dim: int, name: str) -> None:
     mask.select(dim, 17).fill_(False)
     with pytest.raises(ValueError, match=rf"2 {name} without an observed entry \(3, 17\).*leave them out"):
         complete_matrix(observed, mask, 2)
+
+
+def test_the_smallest_matrix_is_completed() -> None:
+    mask = torch.tensor([[True, False], [True, True]])
+    found = complete_matrix(torch.tensor([[1.0, 0.0], [2.0, 4.0]]), mask, 1, held_out=0.99)
+    assert found.matrix.isfinite().all()

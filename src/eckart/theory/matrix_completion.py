@@ -140,9 +140,6 @@ def complete_matrix(
     limit = min(matrix.shape) // 2
     if not 1 <= rank <= limit:
         raise ValueError(f"rank must be from 1 to min(m, n)/2 = {limit} for observed {tuple(matrix.shape)}, got {rank}")
-    if int(mask.sum()) < 2:
-        raise ValueError("mask has one entry; at least two are needed, to fit one and to choose on the other")
-
     phases = len(decays) + len(RELEASE) + 1
 
     def report(phase: int, step: int, label: str) -> None:
@@ -155,13 +152,8 @@ def complete_matrix(
     first = min(trials, key=lambda each: each.error)
     chosen = [first, *_release(trial, first, tolerance, len(decays))]
 
-    losses: list[float] = []
-    fit = Fit.start(matrix, mask, 2 * rank, depth, eps, discrepant)
-    for index, each in enumerate(chosen):
-        before, start = len(losses), fit
-        for step, at, loss in looks(start, each.decay, each.steps):
-            losses[before + step // EVERY :], fit = [loss], at
-            report(phases - 1, (index * steps + step) // len(chosen), "all entries")
+    start = Fit.start(matrix, mask, 2 * rank, depth, eps, discrepant)
+    fit, losses = _replay(start, chosen, lambda share: report(phases - 1, int(share * steps), "all entries"))
     report(phases, 0, "done")
     left, right = fit.factors()
     return Completion(
@@ -201,6 +193,17 @@ def _release(trial: Callable[..., _Trial], first: _Trial, tolerance: float, phas
             break
         chosen.append(freer)
     return chosen[1:]
+
+
+def _replay(fit: Fit, chosen: Sequence[_Trial], report: Callable[[float], None]) -> tuple[Fit, list[float]]:
+    """Fit once more, to all that was observed, for as many steps with each decay as were chosen."""
+    losses: list[float] = []
+    for index, phase in enumerate(chosen):
+        before, start = len(losses), fit
+        for step, at, loss in looks(start, phase.decay, phase.steps):
+            losses[before + step // EVERY :], fit = [loss], at
+            report((index + step / max(phase.steps, 1)) / len(chosen))
+    return fit, losses
 
 
 def _trial(

@@ -107,7 +107,7 @@ def hold_out(
     share: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # (m, n)
-    """Draw a share of the observed entries, at least one, to be held out.
+    """Draw a share of the observed entries to be held out, at least one and never all.
 
     Args:
         mask: boolean, with at least two entries.
@@ -126,7 +126,8 @@ def hold_out(
     places = mask.flatten().nonzero().flatten()
     order = torch.randperm(len(places), generator=generator, device=mask.device)
     held = torch.zeros_like(mask).flatten()
-    held[places[order[: max(1, round(share * len(places)))]]] = True
+    count = min(max(1, round(share * len(places))), len(places) - 1)
+    held[places[order[:count]]] = True
     return held.view_as(mask)
 
 

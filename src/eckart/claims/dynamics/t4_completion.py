@@ -160,7 +160,7 @@ CLAIM = Claim(
     ),
     source="Yaras et al., arXiv 2406.04112, deep matrix completion",
     half="dynamics",
-    regime="Enough entries for the rank: here 5 to 20 times as many as the matrix has degrees of freedom, 2dr − r².",
+    regime="Enough entries for the rank: here 6 and 20 times as many as the matrix has degrees of freedom, 2dr − r².",
     run=run,
     resumable=True,
 )
