@@ -192,7 +192,30 @@ def test_the_rotary_norm_is_the_least_cost_of_factors_with_the_same_rotated_scor
     assert attention.in_proj_weight.grad is not None
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_where_a_part_of_the_head_turns_the_rest_counts_with_its_nuclear_norm(interleaved: bool) -> None:
+    attention = nn.MultiheadAttention(6, 1, bias=False, dtype=torch.float64)
+    [product] = attention_products(attention, ["qk"])
+    K, Q = product.left.mT, product.right
+    pairs = [[0, 1], [2, 3]] if interleaved else [[0, 2], [1, 3]]
+    turned = sum(K[pair].norm() * Q[pair].norm() for pair in pairs)
+    expected = turned + torch.linalg.svdvals(K[4:].mT @ Q[4:]).sum()
+    torch.testing.assert_close(rotary_norm(product, interleaved, rotated=4), expected)
+    torch.testing.assert_close(rotary_norm(product, interleaved, rotated=6), rotary_norm(product, interleaved))
+
+
+def test_a_pair_that_is_zero_leaves_the_slope_of_the_rotary_norm_finite() -> None:
+    attention = nn.MultiheadAttention(4, 1, bias=False)
+    attention.in_proj_weight.data[[0, 2]] = 0  # a pair of the queries
+    rotary_norm(attention_products(attention, ["qk"])[0]).backward()
+    assert attention.in_proj_weight.grad.isfinite().all()
+
+
 def test_the_rotary_norm_needs_queries_and_keys_in_pairs() -> None:
+    [whole] = attention_products(nn.MultiheadAttention(6, 1, bias=False), ["qk"])
+    for rotated in (0, 3, 8):
+        with pytest.raises(ValueError, match=f"rotated={rotated}"):
+            rotary_norm(whole, rotated=rotated)
     products = attention_products(nn.MultiheadAttention(6, 2, bias=False))
     for product in products:  # heads of three dimensions, and an output
         with pytest.raises(ValueError, match="product must be a qk one"):

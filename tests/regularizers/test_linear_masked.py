@@ -118,5 +118,7 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         masked_linear_optimum(torch.zeros(2, 3), rate=0.5)
     with pytest.raises(ValueError, match=r"\(3, 3\) and \(2, 2\)"):
         masked_linear_loss(torch.eye(2), torch.eye(3), rate=0.5)
+    with pytest.raises(ValueError, match=r"must be square, got \(2, 3\)"):
+        masked_linear_loss(torch.ones(2, 3), torch.eye(3), rate=0.5)
     with pytest.raises(ValueError, match="rank must be from 1 to 3"):
         masked_linear_factors(torch.eye(3), 4, rate=0.5)

@@ -272,6 +272,7 @@ X = torch.ones(4, 6)
         (X, {"steps": 0}, "steps must be at least 1"),
         (X, {"batch_size": 0}, "batch_size must be at least 1"),
         (X, {"mask_id": 3}, "kind='vector' with mask_id=3"),
+        (X, {"keep_ids": [1]}, "keep_ids are ids of tokens, and kind is 'vector'"),
         (X, {"kind": "patches"}, r"floats \(N, P, d\), got torch.float32 \(4, 6\)"),
         (X.long(), {}, r"floats \(N, T\)"),
         (X.long(), {"kind": "tokens"}, "tokens need the id"),
@@ -291,6 +292,11 @@ def test_what_cannot_be_trained_is_named(data: Any, options: dict[str, Any], mes
         train_masked(nn.Identity(), decoder, data, **{"rate": 0.5, "steps": 1, **options})
     with pytest.raises(ValueError, match="nothing to train"):
         train_masked(nn.Identity(), nn.Identity(), X, rate=0.5, steps=1)
+
+
+def test_a_batch_that_is_a_dict_is_named() -> None:
+    with pytest.raises(TypeError, match=r"a batch of dict.*input_ids"):
+        train_masked(nn.Linear(6, 6), nn.Identity(), [{"input_ids": X}], rate=0.5, steps=1)
 
 
 def test_an_encoder_that_adds_a_class_token_is_named() -> None:

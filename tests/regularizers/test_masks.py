@@ -149,6 +149,8 @@ def test_what_does_not_fit_is_named() -> None:
         DropBlock(0.5, 2)(torch.ones(3, 5))
     with pytest.raises(ValueError, match="block must divide"):
         DropBlock(0.5, 0)
+    with pytest.raises(TypeError, match=r"block must be an int, got 2\.5"):
+        DropBlock2d(0.1, 2.5)
     with pytest.raises(ValueError, match="block = 9"):
         DropBlock2d(0.5, 9)(torch.ones(1, 1, 8, 8))
     with pytest.raises(ValueError, match="no parameter 'weight'"):

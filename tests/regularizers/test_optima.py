@@ -136,6 +136,37 @@ def test_inputs_that_do_not_span_and_constant_zero_features_are_fine() -> None:
     assert value.item() == pytest.approx(best.objective, rel=1e-5)
 
 
+def test_many_samples_of_low_precision_leave_no_direction_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(6, 100_000, generator=generator) * torch.logspace(0, -2.5, 6)[:, None]
+    Y = torch.randn(3, 6, generator=generator) @ (X / X.norm(dim=1, keepdim=True))
+    exact = dropout_optimum(Y.double(), 6, 0.2, inputs=X.double())
+    assert dropout_optimum(Y, 6, 0.2, inputs=X).objective == pytest.approx(exact.objective, rel=1e-4)
+    short = X[:, :1000].bfloat16() / torch.logspace(0, -1, 6)[:, None].bfloat16()
+    exact = dropout_optimum(Y[:, :1000].double(), 6, 0.2, inputs=short.double())
+    assert dropout_optimum(Y[:, :1000], 6, 0.2, inputs=short).objective == pytest.approx(exact.objective, rel=1e-4)
+
+
+@pytest.mark.parametrize("inner", [3, 40])
+def test_inputs_of_low_rank_but_for_rounding_take_no_part_in_it(inner: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(60, inner, generator=generator) @ torch.randn(inner, 900, generator=generator)
+    assert dropout_optimum(torch.randn(4, 900, generator=generator), 5, 0.2, inputs=X).V.abs().max() < 1
+
+
+def test_inputs_that_are_zero_or_counts_are_inputs() -> None:
+    Y = _matrix(5)
+    best = dropblock_optimum(Y, 6, 0.5, 2, inputs=torch.zeros(3, 7))
+    assert not best.U.any()
+    assert not best.V.any()
+    assert best.objective == pytest.approx(Y.square().sum().item())
+    counts = torch.arange(21).reshape(3, 7) % 5
+    assert (
+        dropout_optimum(Y, 4, 0.5, inputs=counts).objective
+        == dropout_optimum(Y, 4, 0.5, inputs=counts.double()).objective
+    )
+
+
 def test_rate_zero_is_least_squares_and_a_zero_target_needs_nothing() -> None:
     Y = _matrix(6)
     assert torch.allclose(dropout_optimum(Y, 5, 0.0).U @ dropout_optimum(Y, 5, 0.0).V.mT, Y)
@@ -174,3 +205,5 @@ def test_what_does_not_fit_is_named() -> None:
         dropout_optimum(Y, 4, 0.5, inputs=torch.ones(3, 2))
     with pytest.raises(ValueError, match="width must be at least 1"):
         fit_factors(Y, 0, lambda U, V: U.sum())
+    with pytest.raises(ValueError, match="a sample in each column"):
+        fit_factors(Y, 2, lambda U, V: U.sum(), inputs=torch.ones(3, 2))

@@ -47,6 +47,14 @@ def test_every_matrix_of_the_menagerie_shrinks_as_the_dense_one(matrix: Tensor) 
     torch.testing.assert_close(left @ right, prox_nuclear(matrix, 0.5))
 
 
+def test_a_small_value_of_long_factors_shrinks_to_zero_too() -> None:
+    """The usual bound of rounding, σ₁·max(m, n)·ε, is 2·10⁻³ here, and not what an SVD of factors leaves."""
+    generator = torch.Generator().manual_seed(0)
+    U = torch.linalg.qr(torch.randn(20_000, 3, generator=generator)).Q
+    B, A = shrink_product(U * torch.tensor([1.0, 0.1, 1e-3]), torch.eye(3), 5e-3)
+    torch.testing.assert_close(B @ A, U * torch.tensor([0.995, 0.095, 0.0]), rtol=0, atol=1e-6)
+
+
 def test_a_product_that_starts_at_zero_is_left_alone() -> None:
     A = torch.randn(2, 5)
     left, right = shrink_product(torch.zeros(4, 2), A, 0.3)
@@ -163,6 +171,8 @@ def test_bad_input_is_named_with_its_remedy() -> None:
         NuclearDecay([], 1.0)
     with pytest.raises(ValueError, match="matches none"):
         NuclearDecay(model, 1.0, targets="q_proj")
+    with pytest.raises(TypeError, match=r"pairs \(B, A\) of tensors, got Parameter"):
+        NuclearDecay([nn.Parameter(torch.ones(3, 3))], 1.0)
     with pytest.raises(ValueError, match="targets and exclude choose"):
         NuclearDecay([_pair(3, 2, 3)], 1.0, targets="0")
     with pytest.raises(ValueError, match="rate must be a finite"):

@@ -124,6 +124,18 @@ def test_modes_generators_hooks_and_random_state_are_as_before(batch) -> None:
     assert torch.equal(model[0].running_mean, statistics)
 
 
+def test_monte_carlo_seeds_no_device_that_the_model_is_not_on(layers, batch, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU's random state was set"))
+    monte_carlo_penalty(nn.Sequential(layers[0], Dropout(0.4), layers[1]), _squared, batch, samples=2)
+
+
+def test_features_without_a_dimension_beside_the_samples_are_seen(layers, batch) -> None:
+    loss = lambda model, batch: model(batch[0]).square().sum()  # noqa: E731
+    rows = nn.Sequential(layers[0], nn.Flatten(0), Dropout(0.4))
+    columns = nn.Sequential(layers[0], Dropout(0.4))
+    torch.testing.assert_close(second_order_penalty(rows, loss, batch), second_order_penalty(columns, loss, batch))
+
+
 def test_monte_carlo_repeats_and_agrees_with_the_formula_within_its_error(layers, batch) -> None:
     model = nn.Sequential(layers[0], Dropout(0.4), layers[1])
     first, again = (monte_carlo_penalty(model, _squared, batch, samples=2000) for _ in range(2))

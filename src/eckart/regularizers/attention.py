@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from eckart.linalg import product_svd
+from eckart.linalg import product_nuclear_norm, product_svd
 from eckart.nn import Matrix, Role, matrices, roles
 from eckart.regularizers._attention_blocks import Block, attention_blocks
 
@@ -139,6 +139,7 @@ def attention_products(
 def rotary_norm(
     product: AttentionProduct,
     interleaved: bool = False,
+    rotated: int | None = None,
 ) -> Tensor:  # ()
     """Σ ‖W_K,pair‖‖W_Q,pair‖ over the pairs of dimensions that a rotary embedding turns: what weight decay costs there.
 
@@ -147,13 +148,15 @@ def rotary_norm(
 
     Args:
         product: a "qk" product, all of whose head's dimensions are rotated.
-        interleaved: dimensions 2i and 2i + 1 turn together (GPT-J); else i and i + d_h/2 (Llama, GPT-NeoX).
+        interleaved: dimensions 2i and 2i + 1 turn together (GPT-J); else i and i + rotated/2 (Llama, GPT-NeoX).
+        rotated: how many dimensions of the head turn, the first ones: 0.25·d_h in Pythia, 0.5·d_h in Phi-1.5, 64 in
+            GPT-J. The rest count with the nuclear norm of their product. None: all (Llama, Mistral, Qwen).
 
     Returns:
         The norm, differentiable.
 
     Raises:
-        ValueError: the product is "ov", which no rotation touches, or its head has an odd number of dimensions.
+        ValueError: the product is "ov", which no rotation touches, or `rotated` is odd or more than the head has.
 
     Example:
         >>> attention = nn.MultiheadAttention(4, num_heads=1, bias=False)
@@ -162,13 +165,18 @@ def rotary_norm(
         4.0
     """
     left, right = product.left, product.right
-    if product.kind != "qk" or len(right) % 2:
+    turned = len(right) if rotated is None else rotated
+    if product.kind != "qk" or turned % 2 or not 0 < turned <= len(right):
         raise ValueError(
-            f"product must be a qk one whose head's dimensions pair up, got kind {product.kind} with d_h = {len(right)}"
+            f"product must be a qk one and an even number of its head's dimensions turn, "
+            f"got kind {product.kind}, d_h = {len(right)} and rotated={rotated}"
         )
-    split = (-1, 2) if interleaved else (2, -1)
-    squares = [W.square().sum(-1).unflatten(0, split).sum(1 if interleaved else 0) for W in (left.mT, right)]
-    return (squares[0] * squares[1]).sqrt().sum()
+    split, axis = ((-1, 2), 1) if interleaved else ((2, -1), 0)
+    key, query = (torch.linalg.vector_norm(W[:turned].unflatten(0, split), dim=(axis, -1)) for W in (left.mT, right))
+    norm = (key * query).sum()
+    if turned == len(right):
+        return norm
+    return norm + product_nuclear_norm(left[:, turned:], right[turned:]).to(norm.dtype)
 
 
 def _scores(block: Block, grouped: bool, interleaved: bool | None) -> Iterator[AttentionProduct]:

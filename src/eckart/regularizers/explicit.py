@@ -34,6 +34,8 @@ class _Held:
     shared = False
 
     def __init__(self, pair: Pair) -> None:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(W, Tensor) for W in pair):
+            raise TypeError(f"on must hold attention products and pairs (B, A) of tensors, got {type(pair).__name__}")
         self.left, self.right = pair
 
     def write(self, left: Tensor, right: Tensor) -> None:

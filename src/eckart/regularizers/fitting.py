@@ -43,7 +43,7 @@ def fit_factors(
         U and V in float64, and the objective there.
 
     Raises:
-        ValueError: width below 1 or scale not positive.
+        ValueError: width below 1, scale not positive, or shapes that do not fit.
 
     Example:
         >>> from functools import partial
@@ -56,6 +56,11 @@ def fit_factors(
     if width < 1 or not scale > 0:
         raise ValueError(f"width must be at least 1 and scale positive, got width={width}, scale={scale}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
+    if target.ndim != 2 or (inputs is not None and (inputs.ndim != 2 or inputs.shape[1] != target.shape[1])):
+        raise ValueError(
+            f"target {tuple(target.shape)} and inputs {None if inputs is None else tuple(inputs.shape)} must be (m, N) "
+            "and (n, N), a sample in each column"
+        )
     Y = target.double()
     X = None if inputs is None else inputs.double()
 

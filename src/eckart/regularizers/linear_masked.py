@@ -75,6 +75,8 @@ def masked_linear_loss(
         >>> masked_linear_loss(torch.eye(2), C, rate=0.0), masked_linear_loss(torch.eye(2), C, rate=0.5)
         (tensor(0.), tensor(5.))
     """
+    if len(A) != A.shape[-1]:
+        raise ValueError(f"A maps the data to themselves and must be square, got {tuple(A.shape)}")
     _require_fit(A, second_moment)
     residual = torch.eye(len(A), dtype=A.dtype, device=A.device) - A
     kept = (residual @ second_moment * residual).sum()

@@ -48,6 +48,7 @@ def endless_batches(
 
     Raises:
         ValueError: as `maskable_items`; a sample has no item that may be hidden; an iterable has come to its end.
+        TypeError: a batch holds no tensor.
 
     Example:
         >>> data = [torch.ones(2, 3), torch.zeros(2, 3)]
@@ -65,7 +66,12 @@ def endless_batches(
         empty = True
         for batch in data:
             empty = False
-            x = batch[0] if isinstance(batch, tuple | list) else batch
+            x = batch[0] if isinstance(batch, tuple | list) and batch else batch
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"data gave a batch of {type(x).__name__}; a batch is a tensor, or a tuple that begins with one: "
+                    f'of a dict, give (batch["input_ids"] for batch in loader) as a list'
+                )
             may_hide = maskable_items(x, kind, keep_ids)
             if x.device.type == "cpu":  # elsewhere looking would wait for the device
                 _require_some(may_hide)

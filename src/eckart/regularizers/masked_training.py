@@ -88,8 +88,9 @@ def train_masked(
 
     Raises:
         ValueError: a ratio outside [0, 1), or 0 with a loss over masked items; a sample in which nothing may be hidden;
-            data, latents or reconstructions of the wrong shape; tokens without mask_id; no data left; a state that
-            lacks a part.
+            data, latents or reconstructions of the wrong shape; tokens without mask_id, or keep_ids without tokens; no
+            data left; a state that lacks a part.
+        TypeError: a batch that is neither a tensor nor a tuple that begins with one.
 
     Example:
         >>> X = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # each entry tells the other
@@ -102,7 +103,7 @@ def train_masked(
         >>> run.losses[0].item(), run.losses[-1].item() < 1e-6
         (1.0, True)
     """
-    _require_choices(kind, law, loss, mask_id)
+    _require_choices(kind, law, loss, mask_id, keep_ids)
     _require_positive(steps=steps, batch_size=batch_size)
     parameters = dict.fromkeys([*encoder.parameters(), *decoder.parameters()])
     if not parameters:
@@ -138,7 +139,7 @@ def train_masked(
     return MaskedRun(history, {"step": len(history), "losses": history, "generator": generator.get_state(), **kept})
 
 
-def _require_choices(kind: str, law: str, loss: str, mask_id: int | None) -> None:
+def _require_choices(kind: str, law: str, loss: str, mask_id: int | None, keep_ids: Sequence[int]) -> None:
     for name, value, known in (("kind", kind, ERRORS), ("law", law, LAWS), ("loss", loss, ("masked", "all"))):
         if value not in known:
             raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}")
@@ -146,6 +147,8 @@ def _require_choices(kind: str, law: str, loss: str, mask_id: int | None) -> Non
         raise ValueError(f"law={law!r} leaves another number of patches in each sample; for patches take law='exact'")
     if (kind == "tokens") != (mask_id is not None):
         raise ValueError(f"kind={kind!r} with mask_id={mask_id}: tokens need the id that stands for a hidden one")
+    if kind != "tokens" and len(keep_ids):
+        raise ValueError(f"keep_ids are ids of tokens, and kind is {kind!r}: leave them out")
 
 
 def _require_positive(**counts: int) -> None:

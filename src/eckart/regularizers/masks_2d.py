@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eckart.regularizers.masks import Dropout
+from eckart.regularizers.rates import require_block
 
 
 class DropBlock2d(Dropout):
@@ -40,8 +41,7 @@ class DropBlock2d(Dropout):
 
     def __init__(self, rate: float, block: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__(rate, generator=generator)
-        if block < 1:
-            raise ValueError(f"block must be at least 1 pixel, got {block}")
+        require_block(block, block)
         self.block = block
 
     def draw(self, x: Tensor) -> Tensor:  # (..., C, H, W) → (..., C, H, W)

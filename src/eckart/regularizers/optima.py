@@ -131,10 +131,23 @@ def _whiten(Y: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor]:  # (m, r
         )
     if inputs is None:
         return Y, torch.eye(Y.shape[1], dtype=Y.dtype, device=Y.device)
-    P, S, Qh = truncated_svd(inputs.double(), min(inputs.shape), method="exact")
-    rounding = S[0] * max(inputs.shape) * torch.finfo(inputs.dtype).eps
-    seen = rounding < S
+    X = inputs.double()
+    P, S, Qh = truncated_svd(X, min(X.shape), method="exact")
+    seen = _rounding(X, inputs.dtype, S[0]) < S
+    if not seen.any():  # X is zero: no factor has a say
+        return torch.zeros_like(Y[:, :1]), torch.zeros_like(X[:, :1])
     return Y @ Qh[seen].mT, P[:, seen] / S[seen]
+
+
+def _rounding(X: Tensor, dtype: torch.dtype, largest: Tensor) -> Tensor:  # ()
+    """How large a singular value may be by rounding alone: of X's entries in `dtype`, or of the SVD in float64.
+
+    Independent errors of size e in the entries of X (n, N) have a spectral norm of e(√n + √N), which does not outgrow
+    X's own values however many samples there are, as the usual σ₁·max(n, N)·ε does.
+    """
+    eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    entries = 4 * eps * X.norm() * sum(size**-0.5 for size in X.shape)
+    return torch.maximum(entries, largest * max(X.shape) * torch.finfo(torch.float64).eps)
 
 
 def _shares(values: Tensor, blocks: int, k: int, bound: float) -> Tensor:  # (B, r, k)

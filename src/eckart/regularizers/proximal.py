@@ -18,6 +18,8 @@ from torch import Tensor
 
 from eckart.linalg import product_svd, working_dtype
 
+ROUNDING = 16  # in eps of the largest singular value: what QR and SVD leave of a zero one, however long the factors
+
 
 def shrink_product(
     B: Tensor,  # (..., m, r)
@@ -48,7 +50,7 @@ def shrink_product(
     left, right = B.to(dtype), A.to(dtype)
     U, S, Vh = product_svd(left, right)
     limits = torch.finfo(dtype)
-    zero = S[..., :1] * max(B.shape[-2], A.shape[-1]) * limits.eps
+    zero = S[..., :1] * ROUNDING * limits.eps
     kept = (1 - step / S.clamp(min=limits.tiny)).clamp(min=0).sqrt()  # f
     loss = torch.where(S.gt(zero), 1 - kept, 0.0)  # what is 0 already is left alone
     left = left - (U * loss.unsqueeze(-2)) @ (U.mT @ left)

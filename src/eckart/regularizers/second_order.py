@@ -125,7 +125,8 @@ def monte_carlo_penalty(
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with evaluating(model), torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        for source in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
+            source.manual_seed(seed)  # torch.manual_seed would seed the GPUs that are not in use too
         plain = loss(model, batch).double()
         for mask in masks(model):
             mask.train()
@@ -166,11 +167,13 @@ def compare_penalties(
 
 def _trace(slope: Tensor, e: Tensor, batched: bool) -> Tensor:  # ()
     """The trace of ∂slope/∂e, an entry at a time; where samples do not interact, the same entry of all at once."""
-    rows = slope.flatten(1).sum(0) if batched else slope.flatten()
+    rows = slope.reshape(len(slope), -1).sum(0) if batched else slope.flatten()
     total = slope.new_zeros(())
     for index, row in enumerate(rows):
         (curvature,) = torch.autograd.grad(row, e, create_graph=True, materialize_grads=True)
-        total = total + (curvature.flatten(1)[:, index].sum() if batched else curvature.flatten()[index])
+        total = total + (
+            curvature.reshape(len(curvature), -1)[:, index].sum() if batched else curvature.flatten()[index]
+        )
     return total
 
 
