@@ -6,7 +6,8 @@
     DropConnect        every entry of a layer's weight on its own
 
 The masks are exact: the mean is the unmasked value, entry by entry, in any network, up to the rounding of 1/(1 − rate)
-in the features' dtype (2⁻⁹ of it in bfloat16). In evaluation they do nothing. `penalties` says what each adds to a squared loss, `DropBlock2d` in `masks_2d` is for images.
+in the features' dtype (2⁻⁹ of it in bfloat16). In evaluation they do nothing. `penalties` says what each adds to a
+squared loss, `DropBlock2d` in `masks_2d` is for images.
 
 Paper: 1207.0580 (dropout) scales at test time, we scale in training as torch does; DropConnect (Wan et al. 2013) draws
 a mask for each sample, ours serves the whole batch (the same expected loss) and the test-time Gaussian is left out;
