@@ -171,6 +171,12 @@ def test_bad_input_is_named_with_its_remedy() -> None:
         NuclearDecay([], 1.0)
     with pytest.raises(ValueError, match="matches none"):
         NuclearDecay(model, 1.0, targets="q_proj")
+    attention = nn.MultiheadAttention(4, 2, bias=False)
+    with pytest.raises(TypeError, match="put it in a list"):
+        NuclearDecay(attention_products(attention)[0], 1.0)
+    attention.out_proj.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"2 matrices are frozen.*such as AttentionProduct.*kind='ov'"):
+        NuclearDecay(attention_products(attention), 1.0)
     with pytest.raises(TypeError, match=r"pairs \(B, A\) of tensors, got Parameter"):
         NuclearDecay([nn.Parameter(torch.ones(3, 3))], 1.0)
     with pytest.raises(ValueError, match="targets and exclude choose"):
@@ -178,7 +184,7 @@ def test_bad_input_is_named_with_its_remedy() -> None:
     with pytest.raises(ValueError, match="rate must be a finite"):
         NuclearDecay(model, 1.0).step(-0.1)
     model[1].requires_grad_(False)
-    with pytest.raises(ValueError, match=r"are frozen.*such as 1; leave them out with exclude="):
+    with pytest.raises(ValueError, match=r"are frozen.*such as 1; leave them out .*exclude="):
         NuclearDecay(model, 1.0)
     assert NuclearDecay(model, 1.0, exclude="1").loss() > 0
     pivoted = nn.Sequential(PivotedLinear.from_linear(nn.Linear(4, 4), rank=1))

@@ -75,6 +75,11 @@ class AttentionProduct:
         return _join([part.read() for part in self.rights], dim=-1)
 
     @property
+    def frozen(self) -> bool:
+        """Whether a part of it is not to be trained."""
+        return not all(part.matrix.weight().requires_grad for part in (*self.lefts, *self.rights))
+
+    @property
     def values(self) -> Tensor:  # (≤ d_h,)
         """The singular values of the product, descending."""
         return product_svd(self.left.detach(), self.right.detach())[1]
@@ -107,7 +112,8 @@ def attention_products(
         grouped: one product for each key head, joint over the query heads that share it; the same where none do.
         interleaved: how a fused qkv lays its rows: True for [queries of a key head, its key, its value] head after
             head, False for [all q, all k, all v]; None takes True for names in query_key_value (GPT-NeoX, BLOOM,
-            Falcon), False for others (GPT-2, Phi-3, ModernBERT, torch). Other orders (CodeGen's) can't be read.
+            Falcon), False for others (GPT-2, Phi-3, ModernBERT, torch). GPTBigCode without multi-query needs True.
+            Other orders (CodeGen's) can't be read, and nothing tells them apart: leave such models out.
         overrides: what `eckart.nn.roles` cannot tell: pattern → kind or Role.
 
     Returns:

@@ -26,6 +26,7 @@ from eckart.regularizers.attention import AttentionProduct
 from eckart.regularizers.proximal import shrink_product
 
 Pair = tuple[Tensor, Tensor]  # B (m, r) and A (r, n), parameters
+FROZEN = "are frozen (requires_grad=False)"
 
 
 class _Held:
@@ -71,8 +72,11 @@ class Decay(ABC):
             self._choose(matrices(on, targets, exclude))
         elif targets is not None or exclude is not None:
             raise ValueError("targets and exclude choose a module's matrices; give products or pairs already chosen")
+        elif isinstance(on, AttentionProduct):
+            raise TypeError("on is a single attention product: put it in a list")
         else:
             self._factored = [each if isinstance(each, AttentionProduct) else _Held(each) for each in on]
+            self._refuse([str(p) for p in self._factored if isinstance(p, AttentionProduct) and p.frozen], FROZEN)
         if not self._dense and not self._factored:
             raise ValueError("on holds nothing to regularise; give a module, attention products or pairs (B, A)")
 
@@ -108,15 +112,14 @@ class Decay(ABC):
 
     def _choose(self, chosen: Sequence[Matrix]) -> None:
         computed = [m.name for m in chosen if not m.stored and not isinstance(m.module, FactoredLinear)]
-        frozen = [m.name for m in chosen if not m.weight().requires_grad]
-        for names, why in (
-            (computed, "compute their weight at each read"),
-            (frozen, "are frozen (requires_grad=False)"),
-        ):
-            if names:
-                raise ValueError(f"{len(names)} matrices {why}, such as {names[0]}; leave them out with exclude=")
+        self._refuse(computed, "compute their weight at each read")
+        self._refuse([m.name for m in chosen if not m.weight().requires_grad], FROZEN)
         self._dense = [m for m in chosen if m.stored]
         self._factored = [m.module for m in chosen if isinstance(m.module, FactoredLinear)]
+
+    def _refuse(self, names: list[str], why: str) -> None:
+        if names:
+            raise ValueError(f"{len(names)} matrices {why}, such as {names[0]}; leave them out (of a module: exclude=)")
 
     def _pairs(self) -> Iterator[AttentionProduct | _Held]:
         """The products, with the factors that their modules hold now."""
@@ -145,8 +148,8 @@ class NuclearDecay(Decay):
         exclude: glob patterns of matrices to leave alone.
 
     Raises:
-        ValueError: strength is negative, there is nothing to act on, a pattern matches nothing, or a chosen matrix is
-            frozen or computed at each read.
+        ValueError: strength is negative, there is nothing to act on, a pattern matches nothing, or a chosen matrix (or
+            a factor of a product) is frozen, or a chosen matrix computed at each read.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2))

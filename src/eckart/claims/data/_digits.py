@@ -26,14 +26,19 @@ class Digits(NamedTuple):
             return float((model(self.held_out_images).argmax(dim=1) == self.held_out_labels).double().mean())
 
 
-def load_digits(generator: torch.Generator) -> Digits:
-    """The digits, in [0, 1] less the training images' mean, in a drawn order; the last 360 are held out."""
+def all_digits() -> tuple[Tensor, Tensor]:  # (1797, 64) float64, (1797,)
+    """All images in [0, 1], and what they show."""
     from sklearn import datasets
 
-    data = datasets.load_digits()
-    order = torch.randperm(len(data.target), generator=generator)
-    images = torch.tensor(data.data, dtype=torch.float32)[order] / 16
-    labels = torch.tensor(data.target)[order]
+    images, labels = datasets.load_digits(return_X_y=True)
+    return torch.tensor(images, dtype=torch.float64) / 16, torch.tensor(labels)
+
+
+def load_digits(generator: torch.Generator) -> Digits:
+    """The digits, in [0, 1] less the training images' mean, in a drawn order; the last 360 are held out."""
+    images, labels = all_digits()
+    order = torch.randperm(len(labels), generator=generator)
+    images, labels = images.float()[order], labels[order]
     images = images - images[:-HELD_OUT].mean(dim=0)
     return Digits(images[:-HELD_OUT], labels[:-HELD_OUT], images[-HELD_OUT:], labels[-HELD_OUT:])
 

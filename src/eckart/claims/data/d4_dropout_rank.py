@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
+from eckart.claims.data._digits import CLASSES, all_digits
+from eckart.claims.data._spearman import spearman
 from eckart.linalg import effective_rank, singular_values, truncated_svd
 from eckart.nn import Progress
 from eckart.regularizers import Dropout, dropout_optimum
@@ -76,12 +78,9 @@ def run(
 
 def _digits() -> tuple[Tensor, Tensor]:  # (N, 20), (N, 10)
     """Centred images on their leading principal components, and centred one-hot classes; float32."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    X = torch.tensor(images, dtype=torch.float64) / 16
+    X, labels = all_digits()
     U, S, _ = truncated_svd(X - X.mean(0), COMPONENTS, method="exact")
-    Y = nn.functional.one_hot(torch.tensor(labels), 10).double()
+    Y = nn.functional.one_hot(labels, CLASSES).double()
     return (U * S).float(), (Y - Y.mean(0)).float()
 
 
@@ -124,12 +123,6 @@ def _mlp_rank(X: Tensor, Y: Tensor, rate: float, steps: int, generator: torch.Ge
     return float(effective_rank(singular_values(features - features.mean(0)), power=1))
 
 
-def _spearman(x: list[float], y: list[float]) -> float:
-    """Correlation of the ranks of two lists without ties."""
-    order = torch.stack([torch.tensor(values).argsort().argsort().double() for values in (x, y)])
-    return float(torch.corrcoef(order)[0, 1])
-
-
 def _checks(predicted: list[float], linear: list[float], mlp: list[float], errors: list[float]) -> list[Check]:
     checks = []
     for rate, wanted, found, error in zip(RATES, predicted, linear, errors, strict=True):
@@ -137,7 +130,7 @@ def _checks(predicted: list[float], linear: list[float], mlp: list[float], error
         checks.append(Check(f"largest |σ_i − closed form| over σ_1, rate {rate}", 0.0, error, 0.04, "≤"))
     return [
         *checks,
-        Check("MLP: Spearman correlation of rate and effective rank", -0.7, _spearman(list(RATES), mlp), 0.0, "≤"),
+        Check("MLP: Spearman correlation of rate and effective rank", -0.7, spearman(RATES, mlp), 0.0, "≤"),
         Check(f"MLP: effective rank at rate {RATES[-1]} over that at 0", 0.9, mlp[-1] / mlp[0], 0.0, "≤"),
     ]
 

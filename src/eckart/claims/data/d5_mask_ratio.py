@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from eckart import linalg
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
+from eckart.claims.data._digits import CLASSES, all_digits
+from eckart.claims.data._spearman import spearman
 from eckart.nn import Progress
 from eckart.regularizers import masked_linear_optimum, representation_spectrum, train_masked
 
@@ -66,11 +68,9 @@ def run(
 
 def _digits() -> tuple[Tensor, Tensor]:
     """The images as rows, about their mean, and what they show."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    X = torch.tensor(data.data, dtype=torch.float32) / 16
-    return X - X.mean(0), torch.tensor(data.target)
+    images, digits = all_digits()
+    X = images.float()
+    return X - X.mean(0), digits
 
 
 def _train(X: Tensor, rate: float, steps: int, generator: torch.Generator) -> nn.Module:
@@ -96,7 +96,7 @@ def _probe(Z: Tensor, digits: Tensor, labels: int, draws: int, generator: torch.
     accuracies = []
     for _ in range(draws):
         order = torch.randperm(len(digits), generator=generator)
-        labelled = torch.cat([order[digits[order] == digit][:labels] for digit in range(10)])
+        labelled = torch.cat([order[digits[order] == digit][:labels] for digit in range(CLASSES)])
         rest = torch.ones(len(digits), dtype=torch.bool).index_fill(0, labelled, False)
         probe = RidgeClassifier(alpha=5.0).fit(Z[labelled].numpy(), digits[labelled].numpy())
         accuracies.append(probe.score(Z[rest].numpy(), digits[rest].numpy()))
@@ -111,9 +111,9 @@ def _linear_rank(X: Tensor, rate: float) -> float:
 
 
 def _checks(rank: list[float], linear: list[float], accuracy: list[float]) -> list[Check]:
-    falls = _rank_correlation(RATES, rank)
+    falls = spearman(RATES, rank)
     checks = [
-        Check("rank correlation of mask ratio and effective rank", _rank_correlation(RATES, linear), falls, 0.2),
+        Check("rank correlation of mask ratio and effective rank", spearman(RATES, linear), falls, 0.2),
         Check("effective rank at mask 0.9 over that at 0", 0.6, rank[-1] / rank[0], relation="≤"),
     ]
     low, high = _beside(rank, linear)
@@ -130,12 +130,6 @@ def _beside(rank: list[float], linear: list[float]) -> tuple[float, float]:
     """The least and the most that the trained rank is of the linear one."""
     shares = [trained / closed for trained, closed in zip(rank, linear, strict=True)]
     return min(shares), max(shares)
-
-
-def _rank_correlation(x: tuple[float, ...], y: list[float]) -> float:
-    """Spearman's: of the places instead of the numbers."""
-    places = torch.stack([torch.tensor(values).argsort().argsort() for values in (list(x), y)]).double()
-    return float(torch.corrcoef(places)[0, 1])
 
 
 def _note(rank: list[float], linear: list[float], few: list[float], many: list[float]) -> str:
