@@ -72,3 +72,20 @@ def test_names_in_the_linalg_page_are_exported() -> None:
     init = ast.parse((ROOT / "src/eckart/linalg/__init__.py").read_text())
     imported = {alias.name for node in init.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert imported == set(importlib.import_module("eckart.linalg").__all__)
+
+
+def test_the_map_names_what_exists_and_every_claim() -> None:
+    text = (ROOT / "docs" / "map.md").read_text()
+    known = {name for module in MODULES for name in dir(importlib.import_module(module))}
+    for shown in re.findall(r"`([^`]+)`", text):
+        if shown.startswith("examples/"):
+            assert (ROOT / shown).is_file(), shown
+        elif not shown.startswith("eckart claims"):
+            assert shown.partition("(")[0].split(".")[-1] in known, shown
+    assert set(re.findall(r"\b[TCD]\d\b", text)) == set(importlib.import_module("eckart.claims").names())
+
+
+def test_every_figure_of_the_docs_is_there() -> None:
+    for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / target).is_file(), f"{page.name} shows {target}"

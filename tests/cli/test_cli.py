@@ -194,4 +194,5 @@ def test_the_demo_measures_a_real_model_and_leaves_a_report(tmp_path: Path) -> N
     assert len(profile.rows("weights")) == 211
     assert len(json.loads((tmp_path / "demo" / "ranks.json").read_text())) == 210
     assert "SmolLM2-135M" in (tmp_path / "demo" / "report.html").read_text()
+    assert "law of parsimony" in (tmp_path / "demo" / "claims.html").read_text().lower()
     assert "self_attn.q_proj  × 30" in result.stdout
