@@ -123,6 +123,7 @@ class Claim:
         run: (seed, size, *, progress=None, …) → Result. Keyword arguments after progress are the claim's ingredients
             (a recursion, an exponent, an activation); their defaults make it true, and the tests break it with others.
         resumable: `run` also takes folder=, a Path where it keeps its state, and goes on from there.
+        parallel: its matrices are large enough for more than one thread (`threads`).
     """
 
     id: str
@@ -133,6 +134,7 @@ class Claim:
     run: Callable[..., Result]
     regime: str = ""
     resumable: bool = False
+    parallel: bool = False
 
 
 def _line(data: dict[str, Any]) -> Line:

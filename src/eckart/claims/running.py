@@ -23,6 +23,7 @@ from .claim import SIZES, Claim, Result
 from .outcome import Outcome
 from .pace import Moment, Pace
 from .registry import load
+from .threads import one_thread
 
 
 def run(
@@ -59,7 +60,7 @@ def run(
     _check(seed, size)
     state = {"folder": folder} if claim.resumable and folder is not None else {}
     # Modules start, and masks are drawn, from torch's own generator: seed it for the claim, and hand it back after.
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(when=not claim.parallel), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return claim.run(seed, size, progress=progress, **state)
 
@@ -141,7 +142,7 @@ def _attempt(claim: Claim, seed: int, size: str, progress: Progress, folder: Pat
         result=result,
         error=error,
         versions={"eckart": eckart.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads() if claim.parallel else 1,
     )
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
-from eckart.claims.threads import one_thread
 from eckart.nn import Progress
 from eckart.theory import Completion, Imputation, complete_matrix, tuned_soft_impute
 
@@ -39,7 +38,6 @@ class Errors(NamedTuple):
     chosen: tuple[Imputation, Completion]
 
 
-@one_thread()
 def run(
     seed: int,
     size: str,

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
 from eckart.claims.dynamics.course import Watch
-from eckart.claims.threads import one_thread
 from eckart.linalg import numerical_rank, singular_values
 from eckart.nn import Progress
 from eckart.theory import (
@@ -55,7 +54,6 @@ class Course(NamedTuple):
         return [float(S[rank] / S[0]) for S in self.spectra[1:]]
 
 
-@one_thread()
 def run(
     seed: int,
     size: str,

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
 from eckart.claims.dynamics.course import Watch
-from eckart.claims.threads import one_thread
 from eckart.linalg import factorization_signal, principal_angles, truncated_svd
 from eckart.nn import Progress
 from eckart.theory import (
@@ -64,7 +63,6 @@ class Course(NamedTuple):
     triples: list[tuple[Tensor, Tensor, Tensor]]  # U, S, Vᵀ
 
 
-@one_thread()
 def run(
     seed: int,
     size: str,

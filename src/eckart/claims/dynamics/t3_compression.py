@@ -143,4 +143,5 @@ CLAIM = Claim(
     half="dynamics",
     regime="Needs r̂ ≥ r and a target that is wholly seen; with r̂ < r a singular value of it is never learned.",
     run=run,
+    parallel=True,
 )

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
 from eckart.claims.dynamics.course import Watch
-from eckart.claims.threads import one_thread
 from eckart.linalg import spectral_start
 from eckart.nn import Progress
 from eckart.theory import (
@@ -67,7 +66,6 @@ SIZES = {
 }
 
 
-@one_thread()
 def run(
     seed: int,
     size: str,

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
 from eckart.claims.dynamics.course import Watch
-from eckart.claims.threads import one_thread
 from eckart.nn import Progress
 from eckart.theory import (
     balanced_classes,
@@ -63,7 +62,6 @@ class Course(NamedTuple):
         return float(geometric_decay(self.spreads[-1]).ratio)
 
 
-@one_thread()
 def run(
     seed: int,
     size: str,

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
 from eckart.claims.dynamics.course import Watch
-from eckart.claims.threads import one_thread
 from eckart.linalg import orthonormalize, singular_values, stable_rank
 from eckart.nn import Progress
 from eckart.theory import gradient_at, gradient_course, slowest_part, stable_rank_bound
@@ -37,7 +36,6 @@ class Course(NamedTuple):
     ranks: Tensor
 
 
-@one_thread()
 def run(
     seed: int,
     size: str,
