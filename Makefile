@@ -29,6 +29,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/refresh.py
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/completion.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet
