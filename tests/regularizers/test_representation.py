@@ -60,6 +60,8 @@ def test_what_cannot_be_measured_is_named() -> None:
         representation_spectrum(nn.Identity(), [])
     with pytest.raises(TypeError, match="put it in a list"):
         representation_spectrum(nn.Identity(), torch.zeros(3, 2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"encoder gave \(4,\); a representation is \(N, h\)"):
+        representation_spectrum(nn.Identity(), [torch.ones(4)])
     with pytest.raises(TypeError, match="encoder gave tuple"):
         representation_spectrum(nn.LSTM(2, 3), [torch.zeros(4, 2)])
     with pytest.raises(ValueError, match="NaN"):

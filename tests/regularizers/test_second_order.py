@@ -131,9 +131,27 @@ def test_monte_carlo_seeds_no_device_that_the_model_is_not_on(layers, batch, mon
 
 def test_features_without_a_dimension_beside_the_samples_are_seen(layers, batch) -> None:
     loss = lambda model, batch: model(batch[0]).square().sum()  # noqa: E731
-    rows = nn.Sequential(layers[0], nn.Flatten(0), Dropout(0.4))
-    columns = nn.Sequential(layers[0], Dropout(0.4))
-    torch.testing.assert_close(second_order_penalty(rows, loss, batch), second_order_penalty(columns, loss, batch))
+    one = nn.Linear(5, 1).double()
+    flat, column = nn.Sequential(one, nn.Flatten(0), Dropout(0.4)), nn.Sequential(one, Dropout(0.4))
+    torch.testing.assert_close(second_order_penalty(flat, loss, batch), second_order_penalty(column, loss, batch))
+
+
+def test_a_mask_on_what_all_samples_share_needs_probes() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place, self.mask, self.head = nn.Parameter(torch.randn(5, 3)), nn.Dropout(0.3), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x + self.mask(self.place)).sum(1)
+
+    torch.manual_seed(0)
+    model, batch = Positions(), torch.randn(6, 5, 3)
+    loss = lambda model, x: model(x).square().sum()  # noqa: E731
+    with pytest.raises(ValueError, match=r"vary as \(5, 3\).*\[6\] samples.*probes="):
+        second_order_penalty(model, loss, batch)
+    mean, error = monte_carlo_penalty(model, loss, batch, samples=4000)
+    assert abs(second_order_penalty(model, loss, batch, probes=1000) - mean) < 4 * error + 0.1 * mean
 
 
 def test_monte_carlo_repeats_and_agrees_with_the_formula_within_its_error(layers, batch) -> None:
@@ -157,7 +175,10 @@ def test_monte_carlo_takes_every_kind_of_mask() -> None:
 def test_a_mask_that_is_off_or_that_the_loss_does_not_see_adds_nothing(layers, batch) -> None:
     assert second_order_penalty(nn.Sequential(layers[0], Dropout(0.0), layers[1]), _squared, batch).item() == 0
     linear = nn.Sequential(layers[0], Dropout(0.5), layers[1])
-    assert second_order_penalty(linear, lambda model, batch: model(batch[0]).sum(), batch).item() == 0
+    for probes in (None, 2):
+        assert (
+            second_order_penalty(linear, lambda model, batch: model(batch[0]).sum(), batch, probes=probes).item() == 0
+        )
 
 
 def test_a_model_without_masks_and_too_few_samples_are_named(layers, batch) -> None:
@@ -165,5 +186,7 @@ def test_a_model_without_masks_and_too_few_samples_are_named(layers, batch) -> N
         second_order_penalty(nn.Sequential(*layers), _squared, batch)
     with pytest.raises(ValueError, match="has no mask module"):
         monte_carlo_penalty(nn.Sequential(*layers), _squared, batch)
+    with pytest.raises(ValueError, match="probes must be at least 1"):
+        second_order_penalty(nn.Sequential(Dropout(0.5), *layers), _squared, batch, probes=0)
     with pytest.raises(ValueError, match="samples must be at least 2"):
         monte_carlo_penalty(nn.Sequential(Dropout(0.5), *layers), _squared, batch, samples=1)

@@ -55,7 +55,7 @@ def representation_spectrum(
         The spectrum; all rows of all batches and positions count the same.
 
     Raises:
-        ValueError: no batches, or a representation that is not finite.
+        ValueError: no batches, or a representation that is not finite or has not two dimensions at least.
         TypeError: the encoder gives no tensor, or `batches` is one tensor instead of several.
 
     Example:
@@ -92,6 +92,8 @@ def _moments(encoder: nn.Module, batches: Iterable[Any]) -> tuple[int, Tensor]:
         z = run_model(encoder, batch)
         if not isinstance(z, Tensor):
             raise TypeError(f"encoder gave {type(z).__name__}, not a tensor; wrap it in a module that picks one")
+        if z.ndim < 2:
+            raise ValueError(f"encoder gave {tuple(z.shape)}; a representation is (N, h) or (N, ..., h)")
         rows = Padding(batch).rows(z).to(torch.float64)
         if not len(rows):
             continue

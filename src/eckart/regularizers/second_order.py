@@ -16,13 +16,13 @@ Cost: exact, one backward pass of the gradient for each entry of a sample (each 
 Paper: arXiv 2002.12915 drops the network's own second derivative (the Gauss-Newton part is left); we keep it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from eckart.regularizers.perturbation import evaluating, masks, perturbed
+from eckart.regularizers.perturbation import Perturbation, evaluating, masks, perturbed
 
 Loss = Callable[[nn.Module, Any], Tensor]  # (model, batch) → scalar
 
@@ -60,7 +60,7 @@ def second_order_penalty(
         loss: (model, batch) → scalar. Without probes, the samples of a batch must be its first dimension and must
             not interact (evaluation mode sees to batch norm).
         batch: what `loss` takes.
-        probes: None for the exact diagonal; or the number of random-sign probes, each one backward pass, unbiased.
+        probes: None for the exact diagonal; or the number ≥ 1 of random-sign probes, each one backward pass, unbiased.
         generator: of the probes; None for a fixed seed.
 
     Returns:
@@ -68,7 +68,8 @@ def second_order_penalty(
 
     Raises:
         ValueError: the model has no mask, or one of a kind that has no independent entries (`DropBlock2d`,
-            `nn.Dropout2d`): use `monte_carlo_penalty`.
+            `nn.Dropout2d`): use `monte_carlo_penalty`; or, without probes, one on features of another first dimension
+            than the batch's samples; or probes below 1.
 
     Example:
         >>> from eckart.regularizers import Dropout
@@ -77,8 +78,12 @@ def second_order_penalty(
         >>> second_order_penalty(model, lambda model, x: model(x).square().sum(), torch.ones(1, 1)).item()  # ½·1·3²·2
         9.0
     """
+    if probes is not None and probes < 1:
+        raise ValueError(f"probes must be at least 1, or None for the exact diagonal, got {probes}")
     with perturbed(model) as perturbations:
         value = loss(model, batch)
+    if probes is None:
+        _require_samples(perturbations, batch)
     found = [(c, e, batched) for c, e, batched in perturbations if c > 0]
     if not found:
         return value.new_zeros(())
@@ -165,6 +170,18 @@ def compare_penalties(
     return Comparison(float(second.detach()), float(mean), float(error))
 
 
+def _require_samples(perturbations: Sequence[Perturbation], batch: Any) -> None:
+    """Raise if a mask fell on features whose first dimension can't be the samples: their curvatures would mix."""
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+    sizes = {len(part) for part in parts if isinstance(part, Tensor) and part.ndim}
+    for _, e, batched in perturbations:
+        if batched and sizes and len(e) not in sizes:
+            raise ValueError(
+                f"a mask fell on features that vary as {tuple(e.shape)}, whose first dimension is not the batch's "
+                f"{sorted(sizes)} samples (a position embedding, say); give probes=, which holds for any shape"
+            )
+
+
 def _trace(slope: Tensor, e: Tensor, batched: bool) -> Tensor:  # ()
     """The trace of ∂slope/∂e, an entry at a time; where samples do not interact, the same entry of all at once."""
     rows = slope.reshape(len(slope), -1).sum(0) if batched else slope.flatten()
@@ -182,6 +199,6 @@ def _probed(slope: Tensor, e: Tensor, probes: int, generator: torch.Generator) -
     total = slope.new_zeros(())
     for _ in range(probes):
         signs = torch.randint(2, slope.shape, generator=generator, device=generator.device).to(slope) * 2 - 1
-        (curvature,) = torch.autograd.grad(slope, e, grad_outputs=signs, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope, e, grad_outputs=signs, create_graph=True, materialize_grads=True)
         total = total + (curvature * signs).sum() / probes
     return total
