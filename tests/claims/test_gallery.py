@@ -11,7 +11,8 @@ import pytest
 from matplotlib import pyplot
 
 from eckart.claims import Check, Line, Outcome, Panel, Result, draw, run_many, write_gallery
-from eckart.claims.figures import COLOURS, INK, describe
+from eckart.claims.figures import describe
+from eckart.claims.looks import COLOURS, INK
 from toy_claims import HOSTILE, TOYS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -146,8 +147,24 @@ def test_theory_is_dashed_and_has_the_colour_of_what_it_is_beside() -> None:
     assert [line.get_color() for line in axes.lines] == [*COLOURS[:2], *COLOURS[:2]]
     [axes] = draw(_result(*pairs, theory[0])).axes
     assert axes.lines[2].get_color() == INK
-    [axes] = draw(_result(*pairs, *pairs, *theory)).axes
-    assert len({line.get_color() for line in axes.lines}) == 6
+    [axes] = draw(_result(*pairs, *theory, *pairs)).axes  # fewer theories: only the one right after a measurement
+    assert [line.get_color() for line in axes.lines[1:3]] == [COLOURS[1]] * 2
+    assert len({line.get_color() for line in axes.lines}) == 5
+    [axes] = draw(_result(pairs[0], theory[0], pairs[1], theory[1])).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "a, theory", "b, theory"]
+
+
+def test_a_short_logarithmic_axis_and_one_of_whole_numbers_are_marked_plainly() -> None:
+    width = Line("weight", [5, 8, 10, 20, 40], [0.2, 0.125, 0.1, 0.05, 0.025])
+    figure = draw(_result(width, log="xy"))
+    figure.canvas.draw()
+    [axes] = figure.axes
+    assert {"10", "20"} <= {text.get_text() for text in axes.get_xticklabels(which="both")}
+    assert not any("mathdefault" in text.get_text() for text in axes.get_yticklabels(which="both"))
+    [axes] = draw(_result(Line("σ", list(range(1, 21)), [0.0] * 20))).axes
+    assert all(float(place).is_integer() for place in axes.get_xticks())
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 12])

@@ -6,26 +6,20 @@ the documentation changes only when its numbers do.
 
 import io
 import re
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from eckart.nn.files import atomic_write
 
 from .claim import Line, Panel, Result
+from .looks import COLOURS, INK, in_columns, looks, mark
 from .notation import lower
 
-# Told apart with every kind of colour vision (after Okabe and Ito), on white; the page has its own for black.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5508f", "#56b4e9", "#c58a00")
-MARKERS = "osD^vP*X"
-INK = "#22272c"  # axes and words; the page makes it the colour of its text
 DOTTED = 40  # a line of at most so many points shows them
 STYLE: dict[Any, Any] = {"svg.hashsalt": "eckart", "svg.fonttype": "none", "font.size": 9.5} | dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
@@ -124,31 +118,42 @@ def describe(panel: Panel) -> str:
 
 def _panel(axes: Axes, panel: Panel) -> None:
     beside_theory = any(line.style == "dashed" for line in panel.lines)
-    for line, colour, marker in zip(panel.lines, *_looks(panel.lines), strict=True):
+    for line, colour, marker in zip(panel.lines, *looks(panel.lines), strict=True):
         _line(axes, line, colour, marker, beside_theory)
     axes.set(xlabel=lower(panel.x), ylabel=lower(panel.y))
     axes.set_title(lower(panel.title), fontsize=10, loc="left")
     for axis, scale in (("x", axes.set_xscale), ("y", axes.set_yscale)):
         if axis in panel.log:
             scale("log", nonpositive="mask")
+    mark(axes.xaxis, [x for line in panel.lines for x in line.x], log="x" in panel.log)
+    if "y" in panel.log:
+        mark(axes.yaxis, [y for line in panel.lines for y in line.y], log=True)
     axes.grid(color="#888888", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    places = [float(x) for line in panel.lines for x in line.x]
-    if "x" not in panel.log and all(x.is_integer() for x in places) and max(places) - min(places) <= 10:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if longest := max((len(line.label) for line in panel.lines), default=0):  # below the axes it hides no data
-        place: dict[str, Any] = {
-            "loc": "upper center",
-            "bbox_to_anchor": (0.5, -0.16),
-            "columnspacing": 1.2,
-            "handlelength": 2.8,
-        }
-        axes.legend(fontsize=8, ncols=3 if longest <= 12 else 2 if longest <= 30 else 1, frameon=False, **place)
+    if panel.lines:
+        _legend(axes, panel)
+
+
+def _legend(axes: Axes, panel: Panel) -> None:
+    """Below the axes, where it hides no data; what was measured left of the theories that go with it."""
+    handles, labels = axes.get_legend_handles_labels()
+    order = list(range(len(labels)))
+    longest = max(len(line.label) for line in panel.lines)
+    columns = 3 if longest <= 12 else 2 if longest <= 30 else 1
+    if in_columns(panel.lines):
+        order.sort(key=lambda i: panel.lines[i].style == "dashed")
+        columns = min(columns, 2)
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "handlelength": 2.8}
+    axes.legend(
+        [handles[i] for i in order], [labels[i] for i in order],
+        fontsize=8, ncols=columns, columnspacing=1.2, frameon=False, **place,
+    )  # fmt: skip
 
 
 def _line(axes: Axes, line: Line, colour: str, marker: str, beside_theory: bool) -> None:
     if line.style == "points":
-        axes.plot(line.x, line.y, marker, label=lower(line.label), color=colour, markersize=4.5)
+        every = max(len(line.x) // 25, 1) if len(line.x) > DOTTED else 1
+        axes.plot(line.x, line.y, marker, label=lower(line.label), color=colour, markersize=4.5, markevery=every)
     elif line.style == "dashed":  # over what was measured, and thinner, so that both are seen where they agree
         axes.plot(line.x, line.y, "--", label=lower(line.label), color=colour, linewidth=1.6, zorder=3)
     else:
@@ -162,26 +167,6 @@ def _line(axes: Axes, line: Line, colour: str, marker: str, beside_theory: bool)
             "alpha": alpha,
         }
         axes.plot(line.x, line.y, "-", label=lower(line.label), color=colour, **look)
-
-
-def _looks(lines: Sequence[Line]) -> tuple[list[str], list[str]]:
-    """A colour and a marker for each line; lines that outnumber the colours are shades, in their order.
-
-    A single theory is drawn in ink; the i-th of as many theories as measurements in the i-th measurement's colour.
-    """
-    theories = sum(line.style == "dashed" for line in lines)
-    measured = len(lines) - theories
-    count = measured if theories in (1, measured) else len(lines)
-    shades = list(COLOURS)
-    if count > len(COLOURS):
-        shades = [to_hex(colormaps["viridis"](0.25 + 0.57 * i / (count - 1))) for i in range(count)]
-    colours, markers, seen = [], [], {True: 0, False: 0 if theories in (1, measured) else theories}
-    for line in lines:
-        theory = line.style == "dashed"
-        colours.append(INK if theory and theories == 1 else shades[seen[theory]])
-        markers.append(MARKERS[seen[theory] % len(MARKERS)])
-        seen[theory] += 1
-    return colours, markers
 
 
 def _silent(kind: str) -> dict[str, None]:

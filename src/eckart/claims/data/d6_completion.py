@@ -96,7 +96,7 @@ def _panel(found: dict[float, Errors]) -> Panel:
     hidden = sorted(found)
     percent = [100 * each for each in hidden]
     lines = [
-        Line("columns' means", percent, [found[each].mean for each in hidden], "dashed"),
+        Line("columns' means", percent, [found[each].mean for each in hidden]),
         Line("softImpute, tuned", percent, [found[each].soft for each in hidden]),
         Line("deep completion", percent, [found[each].deep for each in hidden]),
     ]

@@ -1,7 +1,7 @@
 """T3: a small network follows the large one all along, up to √m Π ρ_l."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,12 +113,18 @@ def _train(start: list[Tensor], target: Tensor, s: Size, ranks: tuple[int, ...],
 
 
 def _panels(course: Course, theory: dict[int, list[float]]) -> list[Panel]:
-    measured = [Line(f"r̂ = {rank}", course.times, errors, "points") for rank, errors in course.errors.items()]
-    dashed = [Line(f"theory, r̂ = {rank}", course.times, y, "dashed") for rank, y in theory.items()]
-    losses = [Line(label, course.times, y, "points") for label, y in course.losses.items()]
+    lines = []
+    for rank, errors in course.errors.items():
+        lines.append(Line(f"r̂ = {rank}", course.times, errors))
+        if rank in theory:
+            lines.append(Line(f"theory, r̂ = {rank}", course.times, theory[rank], "dashed"))
+    styles: tuple[Literal["line", "points"], ...] = ("line", "points")  # the same at first: both are seen
+    losses = [
+        Line(label, course.times, y, style) for style, (label, y) in zip(styles, course.losses.items(), strict=True)
+    ]
     title = "How far the small network is from the large one"
     return [
-        Panel(title, "step t", "‖P(t) − P̃(t)‖_F, in theory √m Π ρ_l(t)", [*measured, *dashed], "y"),
+        Panel(title, "step t", "‖P(t) − P̃(t)‖_F, in theory √m Π ρ_l(t)", lines, "y"),
         Panel("They learn together", "step t", "loss ½‖P − Φ‖²_F", losses, "y"),
     ]
 

@@ -119,7 +119,7 @@ def _checks(s: Size, racers: list[Racer], out_of_reach: float) -> list[Check]:
 def _panels(s: Size, racers: list[Racer]) -> list[Panel]:
     losses = {racer.label: [_loss(s, error) for error in racer.errors] for racer in racers}
     y = "½‖P − Φ‖²_F / d²"
-    by_step = [Line(r.label, *_thin(r.steps, losses[r.label]), "dashed" if r is racers[0] else "line") for r in racers]
+    by_step = [Line(r.label, *_thin(r.steps, losses[r.label])) for r in racers]
     by_time = [Line(r.label, *_thin(r.clock, losses[r.label])) for r in racers]
     return [
         Panel("Without the slow outer factors it stalls", "step t", y, by_step, "y"),

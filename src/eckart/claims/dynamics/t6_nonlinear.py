@@ -94,7 +94,7 @@ def run(seed: int, size: str, *, progress: Progress | None = None, activation: A
     checks += [_of_training(case, share) for case, share in zip(cases, fits, strict=True)]
     checks += _of_regime(beyond, s)
     checks += _of_low_rank(many, s, activation, watch)
-    panels = [_tail_panel(cases, tails), _fit_panel(cases, fits), _regime_panel(beyond)]
+    panels = [_tail_panel(cases, tails, s), _fit_panel(cases, fits), _regime_panel(beyond)]
     return Result(checks, panels, _note(cases, fits, beyond, s))
 
 
@@ -182,11 +182,10 @@ def _of_low_rank(task: Task, s: Size, activation: Activation, watch: Watch) -> l
     ]
 
 
-def _tail_panel(cases: Sequence[Expected], tails: Sequence[list[float]]) -> Panel:
+def _tail_panel(cases: Sequence[Expected], tails: Sequence[list[float]], s: Size) -> Panel:
     lines = [Line(_name(case.activation), STARTS, tail) for case, tail in zip(cases, tails, strict=True)]
-    return Panel(
-        "The first gradient is of rank K, if φ is smooth", "scale ε of W_1(0)", "σ_{K+1}/σ_1 of G_1", lines, "xy"
-    )
+    y = f"σ_{s.classes + 1} / σ_1 of G_1, K = {s.classes}"
+    return Panel("The first gradient is of rank K, if φ is smooth", "scale ε of W_1(0)", y, lines, "xy")
 
 
 def _fit_panel(cases: Sequence[Expected], fits: Sequence[dict[int, float]]) -> Panel:
