@@ -33,7 +33,7 @@ class Sizes(NamedTuple):
     n: int = 10
     sizes: tuple[int, ...] = (1, 2, 3)
     blocks: int = 6
-    rate: float = 0.5
+    rate: float = 0.4
     masks: int = 3000
     steps: int = 600
 

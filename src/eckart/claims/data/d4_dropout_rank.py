@@ -140,10 +140,10 @@ def _panels(predicted: list[float], linear: list[float], mlp: list[float]) -> li
         Panel(
             "Two linear layers on digits",
             "dropout rate",
-            "effective rank of the map on the data",
+            "effective rank (of σ) of the map on the data",
             [Line("trained with masks", RATES, linear, "points"), Line("closed form", RATES, predicted, "dashed")],
         ),
-        Panel("An MLP on digits", "dropout rate", "effective rank of its features", [Line("trained", RATES, mlp)]),
+        Panel("An MLP on digits", "dropout rate", "effective rank (of σ), features", [Line("trained", RATES, mlp)]),
     ]
 
 

@@ -146,7 +146,7 @@ def _note(rank: list[float], linear: list[float], few: list[float], many: list[f
 def _panels(rank: list[float], linear: list[float], few: list[float], many: list[float], sizes: Size) -> list[Panel]:
     return [
         Panel(
-            "Effective rank of the representation", "mask ratio", "effective rank (of 32)",
+            "Effective rank of the representation", "mask ratio", "effective rank (of σ²; 32 outputs)",
             [
                 Line("linear masked autoencoder, closed form", RATES, linear, "dashed"),
                 Line(f"trained (networks: {sizes.networks})", RATES, rank),

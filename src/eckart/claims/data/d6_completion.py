@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eckart.claims.claim import Check, Claim, Line, Panel, Result
+from eckart.claims.data._digits import all_digits
 from eckart.nn import Progress
 from eckart.theory import Completion, Imputation, complete_matrix, tuned_soft_impute
 
@@ -54,7 +55,10 @@ def run(
         complete: the deep completion, as `complete_matrix`.
     """
     s = SIZES[size]
-    data = _digits(s.rows, seed)
+    images, _ = all_digits()
+    data = (
+        images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: s.rows]].float() * 16
+    )  # grey levels
     found = {}
     for index, hidden in enumerate(s.hidden):
         if progress is not None:
@@ -70,13 +74,6 @@ def run(
               relation="≤"),
     ]  # fmt: skip
     return Result(checks, [_panel(found), _chosen(first)], _note(s, found))
-
-
-def _digits(rows: int, seed: int) -> Tensor:
-    from sklearn.datasets import load_digits
-
-    data = torch.tensor(load_digits().data, dtype=torch.float32)  # 1797×64
-    return data[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:rows]]
 
 
 def _compare(data: Tensor, hidden: float, s: Size, seed: int, complete: Callable[..., Completion]) -> Errors:
