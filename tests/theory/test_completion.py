@@ -83,6 +83,34 @@ def test_the_papers_own_way_is_one_of_the_options() -> None:
     assert found.phases == [(0.0, found.phases[0][1])]
 
 
+@pytest.mark.parametrize("shape", [(300, 30), (30, 300)])
+@pytest.mark.parametrize("weakest", [0.1, 0.02])
+def test_weak_directions_are_found_too(shape: tuple[int, int], weakest: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = low_rank_target(shape, [100.0, 50.0, 100 * weakest], generator=generator)
+    mask = torch.rand(shape, generator=generator) < 0.5
+    found = complete_matrix(target, mask, 4)
+    assert _error(found.matrix, target, mask) < 0.2 * weakest
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+def test_the_depth_is_chosen_on_held_out_entries_and_a_close_call_is_the_first(noise: float) -> None:
+    _, observed, mask = _problem(noise=noise)
+    errors = {depth: complete_matrix(observed, mask, 4, depth=depth).error for depth in (3, 2)}
+    for depths in ((3, 2), (2, 3)):
+        found = complete_matrix(observed, mask, 4, depth=depths)
+        assert found.depth == depths[errors[depths[1]] * 1.05 < errors[depths[0]]]
+        assert found.error == errors[found.depth]
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_where_nothing_can_be_learned_the_means_are_the_estimate(depth: int) -> None:
+    observed = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(60, 40, generator=torch.Generator().manual_seed(1)) < 0.1
+    found = complete_matrix(observed, mask, 3, depth=depth)
+    assert _error(found.matrix, found.mean.expand_as(observed), mask) < 0.05
+
+
 def test_a_constant_matrix_is_completed_by_its_constant() -> None:
     mask = torch.rand(10, 8, generator=torch.Generator().manual_seed(0)) < 0.7
     assert torch.equal(complete_matrix(torch.full((10, 8), 3.0), mask, 2).matrix, torch.full((10, 8), 3.0))
@@ -124,6 +152,7 @@ def test_bad_input_is_refused_with_the_remedy() -> None:
         (r"discrepant is out of range: above 0", {"discrepant": 0.0}),
         (r"decay is out of range", {"decay": [0.1, -0.1]}),
         (r"depth is out of range", {"depth": 1}),
+        (r"depth is out of range", {"depth": ()}),
         (r"steps is out of range", {"steps": 0}),
         (r"eps is out of range", {"eps": 0.0}),
         (r"NaN or infinite.*take them out of the mask", {"observed": torch.full_like(observed, float("nan"))}),

@@ -40,7 +40,8 @@ class Fit(NamedTuple):
         first, *inner, last = spectral_start(surrogate, width, depth, eps)
         share = float(mask.sum()) / mask.numel()
         rates = spectral_rates(depth, 1.2 / depth, discrepant)
-        return cls([first / eps, *inner, last / eps], completion(X / (unit or 1.0), mask), rates, scale, unit, share)
+        last = last / eps if inner else last  # at depth 2 too the product starts small
+        return cls([first / eps, *inner, last], completion(X / (unit or 1.0), mask), rates, scale, unit, share)
 
     def clone(self) -> "Fit":
         """With weights of its own, which further training leaves as they are."""

@@ -4,11 +4,12 @@
 
 X the matrix with its columns standardised (`observed`), divided by the largest singular value of its surrogate
 p⁻¹ mask∘X. W_1 and W_L start at that surrogate's leading singular vectors, the inner factors at εI, so that directions
-are learned one after the other, strong ones first. λ and the number of steps are chosen on held-out entries, then all
-observed entries are fitted with that choice. On this scale one learning rate, 1.2/L, suits every matrix; it is halved
-where it diverges.
+are learned one after the other, strong ones first. L, λ and the number of steps are chosen on held-out entries, then
+all observed entries are fitted with that choice. L = 3 needs fewer entries and keeps more noise out, but may leave
+directions a tenth as strong as the strongest at zero; L = 2 finds them. On this scale one learning rate, 1.2/L, suits
+every matrix; it is halved where it diverges.
 
-Cost: 6 m n w flops a step; up to some hundred steps for each λ.
+Cost: 6 m n w flops a step; up to some hundred steps for each L and λ.
 Paper: 2406.04112 (T4) takes width 2r̂ and the first gradient's subspace, γ = 0.01 for the outer factors and no decay. We
 start from the surrogate's SVD (2311.05061, T5), which needs no large network, and train all factors at one rate with
 decay: on L factors that is a Schatten-2/L penalty (C2), which real data with noise needs; the data choose it, and on
@@ -28,7 +29,7 @@ from eckart.theory.fitting import EVERY, Fit, looks
 from eckart.theory.observed import hold_out, prepare, root_mean_square
 
 RANGES = {
-    "depth": "at least 2 factors",
+    "depth": "one number of factors or some, at least 2",
     "eps": "above 0",
     "discrepant": "above 0; 0 would keep the outer factors where they are, and completion stalls",
     "steps": "at least 1",
@@ -38,6 +39,7 @@ RANGES = {
 }
 DECAYS = (0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.04, 0.02, 0.01)
 RELEASE = (0.25, 0.25, 0.0)  # what the decay is multiplied by, as long as that helps
+LATER = 1.05  # a depth named later must lower the held-out error by this factor: a close call is chance
 PATIENCE = 10  # looks at the held-out error without a lower one after which a fit ends
 
 
@@ -49,12 +51,12 @@ class Completion:
         matrix: the estimate (m, n), at observed entries too; torch.where(mask, observed, matrix) keeps what is known.
         left, right: (m, w) and (w, n) with matrix = mean + scale · (left @ right), w = 2·rank.
         mean, scale: of each column.
-        phases: (λ, steps) that were chosen, one after the other: the search's, then those of the release.
+        depth, phases: L and the (λ, steps) that were chosen: the search's, then those of the release.
         error: held-out error of that choice, root mean square in units of each column's scale; 1 is as good as the
             column's mean.
         errors: the same at every tenth step of the first phase, until its fit stopped.
         losses: the loss of the last fit, to all that was observed, at every tenth step.
-        trials: λ → lowest held-out error of the search.
+        trials: λ → lowest held-out error of the search, at this depth.
         stopped: why the first phase's fit stopped.
     """
 
@@ -63,6 +65,7 @@ class Completion:
     right: Tensor
     mean: Tensor
     scale: Tensor
+    depth: int
     phases: list[tuple[float, int]]
     error: float
     errors: list[float]
@@ -87,7 +90,7 @@ def complete_matrix(
     mask: Tensor,  # (m, n)
     rank: int,
     *,
-    depth: int = 3,  # L
+    depth: int | Sequence[int] = (3, 2),  # L
     eps: float = 0.01,
     discrepant: float = 1.0,  # γ
     decay: float | Sequence[float] = DECAYS,  # λ
@@ -105,7 +108,7 @@ def complete_matrix(
         mask: True or 1 where it was observed.
         rank: a guess of its rank from above; the factors get width 2·rank ≤ min(m, n). Too large costs time, hardly
             accuracy.
-        depth: number of factors L ≥ 2.
+        depth: numbers of factors L ≥ 2 to choose from, the preferred one first. Or one number.
         eps: start of the inner factors, > 0, where the strongest direction ends at about 1.
         discrepant: the outer factors' learning rate, as a share γ > 0 of the inner ones'.
         decay: weight decays λ ≥ 0 to choose from, from large to small, in units of the strongest direction; the search
@@ -132,15 +135,15 @@ def complete_matrix(
         >>> found.phases[-1][0], bool((found.matrix - Phi)[~mask].abs().max() < 0.1)
         (0.0, True)
     """
-    _require(depth=depth >= 2, eps=eps > 0, discrepant=discrepant > 0, steps=steps >= 1, tolerance=tolerance >= 0,
-             held_out=0 < held_out < 1)  # fmt: skip
+    depths = [depth] if isinstance(depth, int) else list(depth)
     decays = [float(decay)] if isinstance(decay, int | float) else list(decay)
-    _require(decay=bool(decays) and min(decays) >= 0)
+    _require(depth=min(depths, default=0) >= 2, decay=min(decays, default=-1) >= 0, eps=eps > 0, steps=steps >= 1,
+             discrepant=discrepant > 0, tolerance=tolerance >= 0, held_out=0 < held_out < 1)  # fmt: skip
     matrix, mask = prepare(observed, mask)
     limit = min(matrix.shape) // 2
     if not 1 <= rank <= limit:
         raise ValueError(f"rank must be from 1 to min(m, n)/2 = {limit} for observed {tuple(matrix.shape)}, got {rank}")
-    phases = len(decays) + len(RELEASE) + 1
+    phases = len(depths) * (len(decays) + len(RELEASE)) + 1
 
     def report(phase: int, step: int, label: str) -> None:
         if progress is not None:
@@ -148,11 +151,17 @@ def complete_matrix(
 
     held = hold_out(mask, held_out, generator)
     trial = partial(_trial, matrix=matrix, held=held, steps=steps, tolerance=tolerance, report=report)
-    trials = _search(trial, Fit.start(matrix, mask & ~held, 2 * rank, depth, eps, discrepant), decays)
-    first = min(trials, key=lambda each: each.error)
-    chosen = [first, *_release(trial, first, tolerance, len(decays))]
+    courses = []
+    for index, each in enumerate(depths):
+        start = Fit.start(matrix, mask & ~held, 2 * rank, each, eps, discrepant)
+        phase = index * (phases - 1) // len(depths)
+        trials = _search(trial, start, decays, phase)
+        first = min(trials, key=lambda each: each.error)
+        courses.append((trials, [first, *_release(trial, first, tolerance, phase + len(decays))]))
+    best = min(range(len(depths)), key=lambda index: courses[index][1][-1].error * LATER**index)
+    trials, chosen = courses[best]
 
-    start = Fit.start(matrix, mask, 2 * rank, depth, eps, discrepant)
+    start = Fit.start(matrix, mask, 2 * rank, depths[best], eps, discrepant)
     fit, losses = _replay(start, chosen, lambda share: report(phases - 1, int(share * steps), "all entries"))
     report(phases, 0, "done")
     left, right = fit.factors()
@@ -162,20 +171,21 @@ def complete_matrix(
         right=right,
         mean=fit.scale.mean,
         scale=fit.scale.scale,
+        depth=depths[best],
         phases=[(each.decay, each.steps) for each in chosen],
         error=chosen[-1].error,
-        errors=first.errors,
+        errors=chosen[0].errors,
         losses=losses,
         trials={each.decay: each.error for each in trials},
-        stopped=first.stopped,
+        stopped=chosen[0].stopped,
     )
 
 
-def _search(trial: Callable[..., _Trial], start: Fit, decays: Sequence[float]) -> list[_Trial]:
+def _search(trial: Callable[..., _Trial], start: Fit, decays: Sequence[float], phase: int) -> list[_Trial]:
     """Fit with one decay after the other, until two in a row did not lower the held-out error."""
     trials: list[_Trial] = []
     for index, decay in enumerate(decays):
-        trials.append(trial(start, decay, phase=index))
+        trials.append(trial(start, decay, phase=phase + index))
         lowest = min(range(len(trials)), key=lambda each: trials[each].error)
         if index - lowest >= 2:
             break
