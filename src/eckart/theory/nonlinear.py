@@ -10,8 +10,10 @@ ratio is the same at every ε. Along the way the update W_1(t) − W_1(0) stays 
 
     U = span{U_K, W_1(0) V_K},  V = span{V_K, W_1(0)ᵀ U_K},    U_K, V_K: leading singular vectors of G_1(0).
 
-Nothing is exactly invariant: the theorem bounds each step outside the block, under conditions (smooth φ with φ(0) = 0,
-a bounded residual, an assumed decay of the gradient) that hold only while the entries of W_1 X are small. So measure:
+With W_2 fixed U_K and V_K alone do nearly as well: linearised, G_1 stays in the span of W_2's rows on the left and of
+the rows of (W_2 φ(W_1 X) − Y) Xᵀ at the start on the right. Nothing is exactly invariant: the theorem bounds each step
+outside the block, under conditions (smooth φ with φ(0) = 0, a bounded residual, an assumed decay of the gradient) that
+hold only while the entries of W_1 X are small. So measure:
 `energy_outside` says how much has left.
 
 Cost: as a step of backpropagation; two rank-K SVDs for the block.
