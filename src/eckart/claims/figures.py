@@ -118,8 +118,9 @@ def describe(panel: Panel) -> str:
 
 def _panel(axes: Axes, panel: Panel) -> None:
     beside_theory = any(line.style == "dashed" for line in panel.lines)
-    for line, colour, marker in zip(panel.lines, *looks(panel.lines), strict=True):
-        _line(axes, line, colour, marker, beside_theory)
+    for index, (line, colour, marker) in enumerate(zip(panel.lines, *looks(panel.lines), strict=True)):
+        above = sum(other.style == "points" for other in panel.lines[index + 1 :])
+        _line(axes, line, colour, marker, beside_theory, above)
     axes.set(xlabel=lower(panel.x), ylabel=lower(panel.y))
     axes.set_title(lower(panel.title), fontsize=10, loc="left")
     for axis, scale in (("x", axes.set_xscale), ("y", axes.set_yscale)):
@@ -140,9 +141,9 @@ def _legend(axes: Axes, panel: Panel) -> None:
     order = list(range(len(labels)))
     longest = max(len(line.label) for line in panel.lines)
     columns = 3 if longest <= 12 else 2 if longest <= 30 else 1
-    if in_columns(panel.lines):
+    if in_columns(panel.lines) and columns > 1:
         order.sort(key=lambda i: panel.lines[i].style == "dashed")
-        columns = min(columns, 2)
+        columns = 2
     place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "handlelength": 2.8}
     axes.legend(
         [handles[i] for i in order], [labels[i] for i in order],
@@ -150,10 +151,11 @@ def _legend(axes: Axes, panel: Panel) -> None:
     )  # fmt: skip
 
 
-def _line(axes: Axes, line: Line, colour: str, marker: str, beside_theory: bool) -> None:
+def _line(axes: Axes, line: Line, colour: str, marker: str, beside_theory: bool, above: int) -> None:
     if line.style == "points":
         every = max(len(line.x) // 25, 1) if len(line.x) > DOTTED else 1
-        axes.plot(line.x, line.y, marker, label=lower(line.label), color=colour, markersize=4.5, markevery=every)
+        size = 4.5 + above  # larger than those drawn over it, so that all are seen where they agree
+        axes.plot(line.x, line.y, marker, label=lower(line.label), color=colour, markersize=size, markevery=every)
     elif line.style == "dashed":  # over what was measured, and thinner, so that both are seen where they agree
         axes.plot(line.x, line.y, "--", label=lower(line.label), color=colour, linewidth=1.6, zorder=3)
     else:

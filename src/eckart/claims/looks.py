@@ -56,7 +56,7 @@ def mark(axis: Axis, values: Sequence[float], *, log: bool) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     elif not log and all(value.is_integer() for value in finite):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
 
 
 def _partners(lines: Sequence[Line]) -> list[int]:
