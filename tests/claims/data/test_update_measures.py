@@ -12,6 +12,7 @@ from eckart.claims.data._updates import (
     noise_stable_rank,
     overlap_at,
     overlaps,
+    random_errors,
     recorded,
     stable_rank,
 )
@@ -52,6 +53,19 @@ def test_a_recorded_update_is_measured_as_it_is() -> None:
     assert stable_rank(history[1]) == pytest.approx((36 + 36 + 9 + 9) / 36)  # 6, 6, 3, 3
     assert overlaps(history, 2) == pytest.approx([1, 1])
     assert overlap_at(history, 0.5, 2) == pytest.approx(1)
+
+
+def test_random_errors_have_the_rank_of_the_inputs_and_leave_no_hook() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    inputs = torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 7)).view(
+        2, 4, 6
+    )  # rank 1, as positions of two samples
+    found = random_errors(model, ["0"], lambda: model(inputs))
+    assert list(found) == ["0"]
+    assert float(found["0"][1]) < 1e-5 * float(found["0"][0])
+    found.clear()
+    model(inputs)
+    assert not found
 
 
 def test_looks_are_early_and_even_and_end_with_the_last_step() -> None:

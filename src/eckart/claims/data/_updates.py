@@ -1,13 +1,15 @@
 """What a Recorder saw of W(t) − W(0), beside what an update without structure would show.
 
 Without structure means a Gaussian matrix D (m, n) of the same shape: its stable rank tends to mn/(√m + √n)², its
-leading subspaces are uniformly drawn, and two drawn r-dimensional subspaces of R^n overlap by r/n on average.
+leading subspaces are uniformly drawn, and two drawn r-dimensional subspaces of R^n overlap by r/n on average. A closer
+null keeps what a layer reads and draws its errors: a first step that is no lower in rank owes it to the inputs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import sqrt
 
 import torch
+from torch import Tensor, nn
 
 from eckart.claims.claim import Line, Panel
 from eckart.linalg import overlap, singular_values
@@ -70,6 +72,28 @@ def noise_share(shape: tuple[int, int], rank: int) -> float:
     """The share of a Gaussian matrix's energy in its leading directions, from one draw."""
     S = singular_values(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     return float(S[:rank].square().sum() / S.square().sum())
+
+
+def random_errors(model: nn.Module, names: Iterable[str], forward: Callable[[], object]) -> dict[str, Tensor]:
+    """Singular values of each linear layer's gradient if its errors were Gaussian: what its inputs alone explain."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def look(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs = args[0].detach().flatten(0, -2).float()
+            errors = torch.randn(len(inputs), layer.get_parameter("weight").shape[0], generator=generator)
+            found[name] = singular_values(errors.mT @ inputs)
+
+        return layer.register_forward_pre_hook(look)
+
+    handles = [watch(name, model.get_submodule(name)) for name in names]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def spectrum_panel(name: str, history: Sequence[Snapshot], shown: Sequence[int]) -> Panel:

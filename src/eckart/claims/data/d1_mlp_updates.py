@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eckart.claims.claim import Check, Claim, Panel, Result
 from eckart.claims.data._digits import CLASSES, Change, Digits, load_digits, train
@@ -15,6 +15,7 @@ from eckart.claims.data._updates import (
     noise_share,
     overlap_at,
     overlap_panel,
+    random_errors,
     recorded,
     share_panel,
     spectrum_panel,
@@ -60,6 +61,8 @@ def run(
     s = SIZES[size]
     digits = load_digits(torch.Generator().manual_seed(seed))
     model = _network(s.width, activation)
+    drawn = torch.randint(len(digits.labels), (s.batch,), generator=torch.Generator().manual_seed(seed))
+    null = random_errors(model, HIDDEN, lambda: model(digits.images[drawn]))  # of the first batch
     start = {name: value.clone() for name, value in model.state_dict().items()}
 
     def first_step(act: Activation, optimizer: Callable[..., torch.optim.Optimizer]) -> History:
@@ -75,7 +78,7 @@ def run(
         "Adam": first_step(activation, torch.optim.Adam),
     }
     accuracy = digits.accuracy(model)
-    checks = [*_of_course(history, accuracy), *_of_first_step(firsts)]
+    checks = [*_of_course(history, accuracy), *_of_first_step(firsts, null)]
     return Result(checks, _panels(history, firsts), _note(history, firsts, accuracy))
 
 
@@ -129,13 +132,16 @@ def _of_course(history: History, accuracy: float) -> list[Check]:
     ]
 
 
-def _of_first_step(firsts: dict[str, History]) -> list[Check]:
-    """Rank K at first, but for kinks in the activation and for Adam."""
+def _of_first_step(firsts: dict[str, History], null: dict[str, Tensor]) -> list[Check]:
+    """Rank K at first, but for kinks in the activation and for Adam; `null` has the same inputs and random errors."""
     outside = {
         label: max(1 - leading_share(history[name][0], CLASSES) for name in HIDDEN) for label, history in firsts.items()
     }
+    tails = {name: float(S[CLASSES:].square().sum() / S.square().sum()) for name, S in null.items()}
+    beside = max((1 - leading_share(firsts["SGD"][name][0], CLASSES)) / tail for name, tail in tails.items())
     return [
         Check("energy of the first step outside K directions", 0.02, outside["SGD"], relation="≤"),
+        Check("the same, beside random errors on the same inputs, worst layer", 0.05, beside, relation="≤"),
         Check(
             "stops: the same with ReLU, times that with GELU", 3.0, outside["SGD, ReLU"] / outside["SGD"], relation="≥"
         ),
