@@ -170,9 +170,9 @@ def _note(history: History, spread: dict[str, float], before: float, after: floa
         f"{min(ranks):.1f} to {max(ranks):.1f}, where random ones of these shapes have {min(noise):.0f} to "
         f"{max(noise):.0f}. A step has more tokens than the matrices have rows, so it is not their number that bounds "
         "the rank. The layers' inputs do most of it: random errors on the same inputs give a first step of stable rank "
-        f"{min(null.values()):.1f} to {max(null.values()):.1f}, so a low stable rank alone is no sign of what is learned; "
-        "and no theorem of the overview covers a transformer. Where it stops: Adam's first step, nearly the sign of the "
-        f"same gradient, has {min(spread.values()):.0%} to "
+        f"{min(null.values()):.1f} to {max(null.values()):.1f}, so a low stable rank alone is no sign of "
+        "learning, and no theorem of the overview covers a transformer. Where it stops: Adam's first step, nearly the "
+        f"sign of the same gradient, has {min(spread.values()):.0%} to "
         f"{max(spread.values()):.0%} of its energy outside {LEADING} directions."
     )
 

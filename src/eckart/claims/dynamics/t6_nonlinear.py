@@ -134,8 +134,7 @@ def _outside(
 
 
 def _of_gradient(case: Expected, tails: list[float]) -> list[Check]:
-    at = STARTS.index(1e-3)
-    name = _name(case.activation)
+    at, name = STARTS.index(1e-3), _name(case.activation)
     order = log10(tails[at + 1] / tails[at])
     return [
         Check(f"σ_{{K+1}}/σ_1 of the first gradient, {name}", case.tail, tails[at], 0.0, "≤" if case.order else "≥"),
