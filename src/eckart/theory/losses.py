@@ -8,6 +8,7 @@
 Paper: T4's code divides the loss by the number of entries; here the learning rate is that much smaller instead.
 """
 
+import torch
 from torch import Tensor
 
 from eckart.theory.descent import Slope
@@ -45,7 +46,7 @@ def completion(
     """The loss ½‖mask∘(P − Φ)‖² of fitting the observed entries.
 
     Args:
-        observed: Φ, with anything finite where it is not observed.
+        observed: Φ, with anything where it is not observed, NaN included.
         mask: 1 or True where it is.
 
     Returns:
@@ -56,7 +57,8 @@ def completion(
 
     Example:
         >>> import torch
-        >>> loss, G = completion(torch.ones(1, 2), torch.tensor([[True, False]]))(torch.zeros(1, 2))
+        >>> seen = torch.tensor([[1.0, float("nan")]])
+        >>> loss, G = completion(seen, torch.tensor([[True, False]]))(torch.zeros(1, 2))
         >>> loss.item(), (G + 0.0).tolist()
         (0.5, [[-1.0, 0.0]])
     """
@@ -65,7 +67,7 @@ def completion(
     if not mask.any():
         raise ValueError(f"mask {tuple(mask.shape)} has no entry: nothing is observed; mark what is with True")
     weight = mask.to(observed.dtype)
-    target = observed * weight
+    target = torch.where(mask.bool(), observed, torch.zeros_like(observed))
 
     def slope(P: Tensor) -> tuple[Tensor, Tensor]:
         G = P.mul(weight).sub_(target)
