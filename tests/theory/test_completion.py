@@ -177,3 +177,10 @@ def test_the_smallest_matrix_is_completed() -> None:
     mask = torch.tensor([[True, False], [True, True]])
     found = complete_matrix(torch.tensor([[1.0, 0.0], [2.0, 4.0]]), mask, 1, held_out=0.99)
     assert found.matrix.isfinite().all()
+
+
+def test_too_few_entries_to_beat_the_means_are_told(generator: torch.Generator) -> None:
+    Phi = torch.randn(60, 2, generator=generator) @ torch.randn(2, 60, generator=generator)
+    mask = (torch.rand(60, 60, generator=generator) < 0.03) | torch.eye(60, dtype=torch.bool)
+    with pytest.warns(UserWarning, match="times as much as the columns' means"):
+        complete_matrix(Phi, mask, rank=2)

@@ -16,17 +16,18 @@ decay: on L factors that is a Schatten-2/L penalty (C2), which real data with no
 data without noise they choose 0. `depth=5, discrepant=0.01, decay=0.0` is closest to the paper.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from eckart.nn import Progress
-from eckart.theory.fitting import EVERY, Fit, looks
-from eckart.theory.observed import hold_out, prepare, root_mean_square
+from eckart.theory.choosing import RELEASE, fit_trial, release, replay, search
+from eckart.theory.fitting import Fit
+from eckart.theory.observed import hold_out, prepare
 
 RANGES = {
     "depth": "one number of factors or some, at least 2",
@@ -38,9 +39,7 @@ RANGES = {
     "decay": "one number or some, 0 or more",
 }
 DECAYS = (0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.04, 0.02, 0.01)
-RELEASE = (0.25, 0.25, 0.0)  # what the decay is multiplied by, as long as that helps
 LATER = 1.05  # a depth named later must lower the held-out error by this factor: a close call is chance
-PATIENCE = 10  # looks at the held-out error without a lower one after which a fit ends
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,6 @@ class Completion:
     errors: list[float]
     losses: list[float]
     trials: dict[float, float]
-    stopped: str
-
-
-class _Trial(NamedTuple):
-    """One fit to all but the held-out entries: the lowest held-out error, and the fit there."""
-
-    error: float
-    decay: float
-    steps: int
-    fit: Fit
-    errors: list[float]
     stopped: str
 
 
@@ -122,6 +110,9 @@ def complete_matrix(
     Returns:
         A `Completion`.
 
+    Warns:
+        UserWarning: on held-out entries the columns' means would do as well.
+
     Raises:
         TypeError: observed or mask is no real tensor.
         ValueError: empty rows or columns, entries observed and not finite, shapes that differ, a rank above
@@ -150,19 +141,25 @@ def complete_matrix(
             progress(phase * steps + step, phases * steps, label)
 
     held = hold_out(mask, held_out, generator)
-    trial = partial(_trial, matrix=matrix, held=held, steps=steps, tolerance=tolerance, report=report)
+    trial = partial(fit_trial, matrix=matrix, held=held, steps=steps, tolerance=tolerance, report=report)
     courses = []
     for index, each in enumerate(depths):
         start = Fit.start(matrix, mask & ~held, 2 * rank, each, eps, discrepant)
         phase = index * (phases - 1) // len(depths)
-        trials = _search(trial, start, decays, phase)
+        trials = search(trial, start, decays, phase)
         first = min(trials, key=lambda each: each.error)
-        courses.append((trials, [first, *_release(trial, first, tolerance, phase + len(decays))]))
+        courses.append((trials, [first, *release(trial, first, tolerance, phase + len(decays))]))
     best = min(range(len(depths)), key=lambda index: courses[index][1][-1].error * LATER**index)
     trials, chosen = courses[best]
+    if chosen[-1].error >= 1:
+        warnings.warn(
+            f"on held-out entries the completion errs {chosen[-1].error:.2f} times as much as the columns' means: "
+            f"{int(mask.sum())} entries of {tuple(matrix.shape)} may be too few, or have no low rank to find",
+            stacklevel=2,
+        )
 
     start = Fit.start(matrix, mask, 2 * rank, depths[best], eps, discrepant)
-    fit, losses = _replay(start, chosen, lambda share: report(phases - 1, int(share * steps), "all entries"))
+    fit, losses = replay(start, chosen, lambda share: report(phases - 1, int(share * steps), "all entries"))
     report(phases, 0, "done")
     left, right = fit.factors()
     return Completion(
@@ -179,66 +176,6 @@ def complete_matrix(
         trials={each.decay: each.error for each in trials},
         stopped=chosen[0].stopped,
     )
-
-
-def _search(trial: Callable[..., _Trial], start: Fit, decays: Sequence[float], phase: int) -> list[_Trial]:
-    """Fit with one decay after the other, until two in a row did not lower the held-out error."""
-    trials: list[_Trial] = []
-    for index, decay in enumerate(decays):
-        trials.append(trial(start, decay, phase=phase + index))
-        lowest = min(range(len(trials)), key=lambda each: trials[each].error)
-        if index - lowest >= 2:
-            break
-    return trials
-
-
-def _release(trial: Callable[..., _Trial], first: _Trial, tolerance: float, phase: int) -> list[_Trial]:
-    """Go on from the best fit with less decay: what it has put to zero stays there, what it has shrunk recovers."""
-    chosen = [first]
-    for index, share in enumerate(RELEASE):
-        if not chosen[-1].decay:
-            break
-        freer = trial(chosen[-1].fit, share * chosen[-1].decay, phase=phase + index)
-        if freer.error >= (1 - tolerance) * chosen[-1].error:
-            break
-        chosen.append(freer)
-    return chosen[1:]
-
-
-def _replay(fit: Fit, chosen: Sequence[_Trial], report: Callable[[float], None]) -> tuple[Fit, list[float]]:
-    """Fit once more, to all that was observed, for as many steps with each decay as were chosen."""
-    losses: list[float] = []
-    for index, phase in enumerate(chosen):
-        before, start = len(losses), fit
-        for step, at, loss in looks(start, phase.decay, phase.steps):
-            losses[before + step // EVERY :], fit = [loss], at
-            report((index + step / max(phase.steps, 1)) / len(chosen))
-    return fit, losses
-
-
-def _trial(
-    start: Fit,
-    decay: float,
-    *,
-    phase: int,
-    matrix: Tensor,
-    held: Tensor,
-    steps: int,
-    tolerance: float,
-    report: Callable[[int, int, str], None],
-) -> _Trial:
-    errors: list[float] = []
-    best, found, stopped = 0, start, f"reached steps = {steps}"
-    for step, fit, _ in looks(start, decay, steps):
-        report(phase, step, f"decay {decay:g}")
-        look = step // EVERY  # goes back to 0 where the learning rate is halved
-        errors[look:] = [float(root_mean_square((fit.completed() - matrix) / fit.scale.scale, held))]
-        if look == 0 or errors[look] < (1 - tolerance) * errors[best]:
-            best, found = look, fit.clone()
-        elif look - best >= PATIENCE:
-            stopped = f"no lower held-out error for {PATIENCE * EVERY} steps"
-            break
-    return _Trial(errors[best], decay, best * EVERY, found, errors, stopped)
 
 
 def _require(**holds: bool) -> None:
