@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eckart.theory import descend, factorization, first_gradient, orthogonal_weights, product, regression
+from eckart.theory import completion, descend, factorization, first_gradient, orthogonal_weights, product, regression
 
 widths = st.lists(st.integers(1, 6), min_size=2, max_size=6)
 
@@ -109,3 +109,17 @@ def test_rates_and_decay_that_make_no_sense_are_named(rate: float | list[float],
     weights, target = _problem([3, 3, 3], 0)
     with pytest.raises(ValueError, match=message):
         next(descend(weights, factorization(target), rate=rate, decay=decay))
+
+
+def test_layers_that_do_not_chain_and_a_target_of_another_shape_are_named() -> None:
+    target = torch.ones(1, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"\(3, 3\), \(3, 2\)\] do not follow on one another"):
+        next(
+            descend(
+                [*orthogonal_weights([3, 3], 1.0), *orthogonal_weights([2, 3], 1.0)], factorization(target), rate=0.1
+            )
+        )
+    with pytest.raises(ValueError, match=r"gives \(3, 3\) and the target is \(1, 3\)"):  # which broadcasting would fit
+        next(descend(orthogonal_weights([3, 3, 3], 1.0), factorization(target), rate=0.1))
+    with pytest.raises(ValueError, match=r"gives \(3, 3\) and the target is \(1, 3\)"):
+        next(descend(orthogonal_weights([3, 3, 3], 1.0), completion(target, target > 0), rate=0.1))

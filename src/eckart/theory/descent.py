@@ -92,7 +92,8 @@ def descend(
         change in place: clone what you keep.
 
     Raises:
-        ValueError: as many rates as layers were not given, or decay is negative.
+        ValueError: as many rates as layers were not given, decay is negative, or the layers' shapes do not follow on
+            one another.
 
     Example:
         >>> from itertools import islice
@@ -107,6 +108,11 @@ def descend(
         raise ValueError(f"rate has {len(rates)} entries for {len(weights)} layers; give one for each, or a number")
     if decay < 0:
         raise ValueError(f"decay must not be negative, got {decay}")
+    shapes = [tuple(W.shape) for W in weights]
+    if any(len(shape) != 2 for shape in shapes) or any(m != n for (m, _), (_, n) in pairwise(shapes)):
+        raise ValueError(
+            f"weights {shapes} do not follow on one another: W_l must be (d_l, d_(l−1)), first layer first"
+        )
     weights = [W.clone() for W in weights]
     while True:
         prefixes = [weights[0]]  # W_l … W_1

@@ -33,6 +33,7 @@ def factorization(
     """
 
     def slope(P: Tensor) -> tuple[Tensor, Tensor]:
+        _require_shape(P, target)
         G = P - target
         return G.square().sum() / 2, G
 
@@ -70,6 +71,7 @@ def completion(
     target = torch.where(mask.bool(), observed, torch.zeros_like(observed))
 
     def slope(P: Tensor) -> tuple[Tensor, Tensor]:
+        _require_shape(P, target)
         G = P.mul(weight).sub_(target)
         return G.square().sum() / 2, G
 
@@ -148,3 +150,11 @@ def regression(
         return ((P * PC).sum() - 2 * (P * cross).sum() + energy).clamp(min=0) / 2, PC - cross
 
     return slope
+
+
+def _require_shape(P: Tensor, target: Tensor) -> None:
+    """Else the smaller one would be repeated, and another target fitted."""
+    if P.shape != target.shape:
+        raise ValueError(
+            f"the network gives {tuple(P.shape)} and the target is {tuple(target.shape)}; widths and target must agree"
+        )
