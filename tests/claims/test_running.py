@@ -135,3 +135,12 @@ def test_the_time_left_is_the_rest_of_this_claim_and_the_mean_for_each_to_come()
     assert seen[-1].left == 2 * 10
     pace.report(1, 3, "")  # 2 s for a third: 4 more, and the mean of 10 and 6 for the last
     assert seen[-1].left == pytest.approx(4 + 8)
+
+
+def test_a_kept_file_that_is_damaged_says_how_to_go_on(tmp_path: Path) -> None:
+    list(run_many(TOYS[:1], keep=tmp_path))
+    [kept] = tmp_path.glob("*.json")
+    kept.write_text('{"id":', encoding="utf-8")
+    with pytest.raises(ValueError, match="not valid JSON .*; remove it, or run with --fresh"):
+        list(run_many(TOYS[:1], keep=tmp_path))
+    assert len(list(run_many(TOYS[:1], keep=tmp_path, fresh=True))) == 1

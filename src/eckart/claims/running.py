@@ -165,7 +165,11 @@ def _kept(keep: Path, claim: Claim, seed: int, size: str) -> Outcome | None:
     path = _place(keep, claim, seed, size)
     if not path.is_file():
         return None
-    outcome = Outcome.from_json(read_json(path), claim)
+    try:
+        data = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{str(error).split(';')[0]}; remove it, or run with --fresh") from error
+    outcome = Outcome.from_json(data, claim)
     return outcome if not outcome.error and outcome.versions.get("eckart") == eckart.__version__ else None
 
 
