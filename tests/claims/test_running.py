@@ -141,6 +141,6 @@ def test_a_kept_file_that_is_damaged_says_how_to_go_on(tmp_path: Path) -> None:
     list(run_many(TOYS[:1], keep=tmp_path))
     [kept] = tmp_path.glob("*.json")
     kept.write_text('{"id":', encoding="utf-8")
-    with pytest.raises(ValueError, match="not valid JSON .*; remove it, or run with --fresh"):
+    with pytest.raises(ValueError, match=r"not valid JSON .*; remove it, or run with --fresh"):
         list(run_many(TOYS[:1], keep=tmp_path))
     assert len(list(run_many(TOYS[:1], keep=tmp_path, fresh=True))) == 1
