@@ -179,7 +179,7 @@ def _panel(case: Case, course: Course) -> Panel:
     ]
     if case.seen == 1:
         lines.append(Line("each mode on its own (theory)", times.tolist(), _modes(case)[times].tolist(), "dashed"))
-    name = case.name.replace(f", r = {case.rank}", "")
+    name = case.name.replace(f", d = {case.dimension}, r = {case.rank}", "")
     return Panel(f"{name}: d = {case.dimension}, r = {case.rank}", "step t", "‖P − Φ‖_F / ‖Φ‖_F", lines, "y")
 
 
