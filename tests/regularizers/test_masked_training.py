@@ -318,3 +318,12 @@ def test_a_state_without_the_scheduler_is_named() -> None:
         train_masked(
             encoder, nn.Identity(), X, rate=0.5, steps=2, state=run.state, optimizer=optimizer, scheduler=scheduler
         )
+
+
+def test_data_that_are_not_finite_are_refused_before_any_step() -> None:
+    encoder = nn.Linear(3, 3)
+    before = encoder.weight.clone()
+    for data in (torch.tensor([[1.0, float("nan"), 0.0]]), [torch.tensor([[1.0, float("inf"), 0.0]])]):
+        with pytest.raises(ValueError, match="1 entries that are NaN or infinite"):
+            train_masked(encoder, nn.Identity(), data, rate=0.5, steps=3)
+    assert torch.equal(encoder.weight, before)

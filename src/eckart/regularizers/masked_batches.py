@@ -47,7 +47,8 @@ def endless_batches(
     """Batches on the device and what may be hidden of them, without end; data are looked at before they are moved.
 
     Raises:
-        ValueError: as `maskable_items`; a sample has no item that may be hidden; an iterable has come to its end.
+        ValueError: as `maskable_items`; entries that are not finite; a sample has no item that may be hidden; an
+            iterable has come to its end.
         TypeError: a batch holds no tensor.
 
     Example:
@@ -57,7 +58,7 @@ def endless_batches(
         [1.0, 0.0, 1.0, 0.0]
     """
     if isinstance(data, Tensor):
-        may_hide = _require_some(maskable_items(data, kind, keep_ids)).to(device)
+        may_hide = _require_usable(data, maskable_items(data, kind, keep_ids)).to(device)
         data = data.to(device)
         while True:
             index = torch.randint(len(data), (batch_size,), generator=generator, device=generator.device).to(device)
@@ -74,14 +75,17 @@ def endless_batches(
                 )
             may_hide = maskable_items(x, kind, keep_ids)
             if x.device.type == "cpu":  # elsewhere looking would wait for the device
-                _require_some(may_hide)
+                _require_usable(x, may_hide)
             yield x.to(device, non_blocking=True), may_hide.to(device, non_blocking=True)
         if empty:
             raise ValueError("data gave no batch: an iterator that was read once stays empty; give a list or a loader")
 
 
-def _require_some(may_hide: Tensor) -> Tensor:
-    """`may_hide`, after checking that each sample has an item that may be hidden."""
+def _require_usable(x: Tensor, may_hide: Tensor) -> Tensor:
+    """`may_hide`, after checking that x is finite and each of its samples has an item that may be hidden."""
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"data {tuple(x.shape)} have {bad} entries that are NaN or infinite; repair or leave them out")
     empty = ~may_hide.any(1)
     if not len(may_hide) or bool(empty.any()):
         raise ValueError(
