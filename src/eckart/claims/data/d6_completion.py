@@ -26,7 +26,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "small": Size(600, (10, None), (0.7, 0.5)),
-    "paper": Size(1797, (8, 10, 12, 16, None), (0.7, 0.3, 0.5, 0.8, 0.9)),
+    "paper": Size(1797, (8, 10, 12, 16, None), (0.7, 0.3, 0.5, 0.8)),
 }
 
 
@@ -56,9 +56,8 @@ def run(
     """
     s = SIZES[size]
     images, _ = all_digits()
-    data = (
-        images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: s.rows]].float() * 16
-    )  # grey levels
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    data = 16 * images[order[: s.rows]].float()  # grey levels
     found = {}
     for index, hidden in enumerate(s.hidden):
         if progress is not None:
