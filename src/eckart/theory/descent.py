@@ -82,7 +82,7 @@ def descend(
     """Run gradient descent for as long as the caller iterates.
 
     Args:
-        weights: the start, first layer first; left as they are.
+        weights: the start, first layer first, (…, m, n) for several networks at once; left as they are.
         slope: P → (loss, ∂loss/∂P), from `losses` or your own.
         rate: η, or one learning rate for each layer (the discrepant rates of deep matrix completion).
         decay: λ ≥ 0, weight decay on every layer.
@@ -109,7 +109,7 @@ def descend(
     if decay < 0:
         raise ValueError(f"decay must not be negative, got {decay}")
     shapes = [tuple(W.shape) for W in weights]
-    if any(len(shape) != 2 for shape in shapes) or any(m != n for (m, _), (_, n) in pairwise(shapes)):
+    if min(map(len, shapes), default=0) < 2 or any(a[-2] != b[-1] for a, b in pairwise(shapes)):
         raise ValueError(
             f"weights {shapes} do not follow on one another: W_l must be (d_l, d_(l−1)), first layer first"
         )
