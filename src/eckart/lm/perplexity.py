@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from eckart.lm.text import marks, needed, tokenize
 from eckart.nn import Progress
+from eckart.nn.modes import evaluating
 
 
 class Perplexity(NamedTuple):
@@ -77,18 +78,14 @@ def perplexity(
         raise ValueError(
             f"text: {len(ids)} tokens, of which none has one before it to be predicted from; give more text"
         )
-    mode = model.training
-    model.eval()
-    try:
-        total, count = 0.0, 0
+    total, count = 0.0, 0
+    with evaluating(model):
         for done, window in enumerate(windows, 1):
             losses = _losses(model, torch.tensor([window], device=model.device))[skipped - 1 :]
             total += losses.double().sum().item()
             count += len(losses)
             if progress:
                 progress(done, len(windows), "perplexity")
-    finally:
-        model.train(mode)
     return Perplexity(math.exp(total / count) if total / count < 700 else math.inf, count)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eckart.nn.batches import run_model, to_device
 from eckart.nn.gradients import WeightGradients, loss_of
 from eckart.nn.matrices import Matrix, matrices
+from eckart.nn.modes import evaluating
 from eckart.nn.observation import Observation, collect
 from eckart.nn.observer import Observer
 from eckart.nn.patterns import Patterns, Progress
@@ -101,7 +102,7 @@ def observe(
     encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False) is True
     reads = Reads(Weights(stored), observer.on_read, encoder_decoder)
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         stack.enter_context(_hooked(computed, reads))
         if wanted & {"gradient", "output_gradient_covariance"}:
             asked = stored if "gradient" in wanted else []
@@ -173,17 +174,6 @@ def _stays(matrix: Matrix) -> bool:
     """Whether the weight is a plain parameter that stays where it is, so that its uses can be told by its storage."""
     parameter = matrix.module._parameters.get(matrix.parameter)
     return type(parameter) is nn.Parameter and not parameter.is_meta
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The masks of a model: find them, keep the rest of the model in evaluation, put a factor 1 + ε in each one's place.
+"""The masks of a model: find them, let them draw from one generator, put a factor 1 + ε in each one's place.
 
 Ours (`Dropout` and its kinds, `DropConnect`'s own) and torch's `nn.Dropout` are seen; dropout that a model calls as a
 function is not.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from eckart.nn.modes import evaluating
 from eckart.regularizers.masks import DropConnect, Dropout
 from eckart.regularizers.masks_2d import DropBlock2d
 from eckart.regularizers.rates import odds
@@ -39,18 +40,14 @@ def masks(model: nn.Module) -> list[Mask]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, masks drawing from torch's default generator; all as before at the end."""
-    training = [(module, module.training) for module in model.modules()]
+def drawing_by_default(model: nn.Module) -> Iterator[None]:
+    """The model's masks draw from torch's default generator, and from their own again at the end."""
     sources = [(mask, mask.generator) for mask in model.modules() if isinstance(mask, Dropout)]
-    model.eval()
     for mask, _ in sources:
         mask.generator = None
     try:
         yield
     finally:
-        for module, mode in training:
-            module.training = mode
         for mask, source in sources:
             mask.generator = source
 

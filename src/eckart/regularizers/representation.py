@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from eckart import linalg
 from eckart.nn.batches import Padding, run_model, to_device
+from eckart.nn.modes import evaluating
+from eckart.nn.statistics import Kept, Statistics
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,12 @@ def representation_spectrum(
     """
     if isinstance(batches, Tensor):
         raise TypeError("batches is a single tensor: put it in a list")
-    modes = {module: module.training for module in encoder.modules()}
-    try:
-        encoder.eval()
-        count, scatter = _moments(encoder, batches)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if not count:
+    with evaluating(encoder):
+        statistics = _statistics(encoder, batches)
+    if statistics is None or statistics.scatter is None:
         raise ValueError("batches is empty: give at least one batch (an iterator that was read once stays empty)")
-    variances = linalg.psd_eigenvalues(scatter / count)
+    count = int(statistics.count)
+    variances = linalg.psd_eigenvalues(statistics.scatter[0] / count)
     spread = variances.sqrt()
     return RepresentationSpectrum(
         variances.cpu(), float(linalg.effective_rank(spread)), float(linalg.stable_rank(spread)), count
@@ -83,9 +81,9 @@ def representation_spectrum(
 
 
 @torch.no_grad()
-def _moments(encoder: nn.Module, batches: Iterable[Any]) -> tuple[int, Tensor]:
-    """How many rows there are, and their Σ (z − mean)(z − mean)ᵀ (h, h), merged batch by batch without cancellation."""
-    count, mean, scatter = 0, torch.zeros(()), torch.zeros(())
+def _statistics(encoder: nn.Module, batches: Iterable[Any]) -> Statistics | None:
+    """The moments of all representations, in float64; None if there is none."""
+    statistics: Statistics | None = None
     device = next((parameter.device for parameter in encoder.parameters()), None)
     for batch in batches:
         batch = batch if device is None else to_device(batch, device)
@@ -95,15 +93,7 @@ def _moments(encoder: nn.Module, batches: Iterable[Any]) -> tuple[int, Tensor]:
         if z.ndim < 2:
             raise ValueError(f"encoder gave {tuple(z.shape)}; a representation is (N, h) or (N, ..., h)")
         rows = Padding(batch).rows(z).to(torch.float64)
-        if not len(rows):
-            continue
-        center = rows.mean(0)
-        rows = rows - center
-        if not count:
-            mean, scatter = torch.zeros_like(center), center.new_zeros(len(center), len(center))
-        total = count + len(rows)
-        shift = center - mean
-        scatter += rows.mT @ rows + torch.outer(shift, shift) * (count * len(rows) / total)
-        mean = mean + shift * (len(rows) / total)
-        count = total
-    return count, scatter
+        if len(rows):
+            statistics = statistics or Statistics(Kept(moments=True), 1, rows.shape[1], rows)
+            statistics.add([rows.unsqueeze(0)], slice(0, 1))
+    return statistics

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eckart.regularizers.perturbation import Perturbation, evaluating, masks, perturbed
+from eckart.nn.modes import evaluating
+from eckart.regularizers.perturbation import Perturbation, drawing_by_default, masks, perturbed
 
 Loss = Callable[[nn.Module, Any], Tensor]  # (model, batch) → scalar
 
@@ -129,7 +130,7 @@ def monte_carlo_penalty(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with evaluating(model), torch.random.fork_rng(devices):
+    with evaluating(model), drawing_by_default(model), torch.random.fork_rng(devices):
         for source in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             source.manual_seed(seed)  # torch.manual_seed would seed the GPUs that are not in use too
         plain = loss(model, batch).double()
