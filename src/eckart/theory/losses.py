@@ -8,10 +8,10 @@
 Paper: T4's code divides the loss by the number of entries; here the learning rate is that much smaller instead.
 """
 
-import torch
 from torch import Tensor
 
 from eckart.theory.descent import Slope
+from eckart.theory.observed import seen_part
 
 
 def factorization(
@@ -63,12 +63,8 @@ def completion(
         >>> loss.item(), (G + 0.0).tolist()
         (0.5, [[-1.0, 0.0]])
     """
-    if observed.shape != mask.shape:
-        raise ValueError(f"observed {tuple(observed.shape)} and mask {tuple(mask.shape)} must have one shape")
-    if not mask.any():
-        raise ValueError(f"mask {tuple(mask.shape)} has no entry: nothing is observed; mark what is with True")
-    weight = mask.to(observed.dtype)
-    target = torch.where(mask.bool(), observed, torch.zeros_like(observed))
+    target = seen_part(observed, mask)
+    weight = mask.bool().to(observed.dtype)
 
     def slope(P: Tensor) -> tuple[Tensor, Tensor]:
         _require_shape(P, target)
@@ -101,11 +97,7 @@ def sensing(
         >>> loss.item(), (G + 0.0).tolist()
         (2.0, [[-2.0, 0.0], [0.0, -2.0]])
     """
-    if operators.ndim != 3 or values.shape != operators.shape[:1] or not len(values):
-        raise ValueError(
-            f"operators must be (k, m, n) and values (k,) with k ≥ 1, got {tuple(operators.shape)} and "
-            f"{tuple(values.shape)}"
-        )
+    require_measurements(operators, values)
     flat = operators.flatten(1)
 
     def slope(P: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +142,15 @@ def regression(
         return ((P * PC).sum() - 2 * (P * cross).sum() + energy).clamp(min=0) / 2, PC - cross
 
     return slope
+
+
+def require_measurements(operators: Tensor, values: Tensor) -> None:
+    """Raise unless there is one value for each of one or more operators (k, m, n)."""
+    if operators.ndim != 3 or values.shape != operators.shape[:1] or not len(values):
+        raise ValueError(
+            f"operators must be (k, m, n) and values (k,) with k ≥ 1, got {tuple(operators.shape)} and "
+            f"{tuple(values.shape)}"
+        )
 
 
 def _require_shape(P: Tensor, target: Tensor) -> None:

@@ -74,6 +74,32 @@ def prepare(
     return matrix, mask
 
 
+def seen_part(
+    observed: Tensor,  # (m, n)
+    mask: Tensor,  # (m, n)
+) -> Tensor:  # (m, n)
+    """mask∘Φ: what was observed, and 0 elsewhere, whatever stands there. Rows and columns may be empty.
+
+    Args:
+        observed: Φ.
+        mask: True or 1 where it was observed.
+
+    Returns:
+        A matrix of observed's dtype.
+
+    Raises:
+        ValueError: the shapes differ, or nothing is observed.
+
+    Example:
+        >>> seen_part(torch.tensor([[1.0, float("nan")]]), torch.tensor([[1, 0]])).tolist()
+        [[1.0, 0.0]]
+    """
+    if observed.shape != mask.shape:
+        raise ValueError(f"observed {tuple(observed.shape)} and mask {tuple(mask.shape)} must have one shape")
+    _require_any(mask)
+    return torch.where(mask.bool(), observed, 0)
+
+
 def standardise(
     matrix: Tensor,  # (m, n)
     mask: Tensor,  # (m, n)
@@ -151,9 +177,13 @@ def root_mean_square(
     return (torch.where(mask, error, 0).square().sum() / mask.sum()).sqrt()
 
 
-def _require_entries(mask: Tensor) -> None:
+def _require_any(mask: Tensor) -> None:
     if not mask.any():
         raise ValueError(f"mask {tuple(mask.shape)} has no entry: nothing is observed; mark what is with True")
+
+
+def _require_entries(mask: Tensor) -> None:
+    _require_any(mask)
     for name, dim, drop in (("rows", 1, "[keep]"), ("columns", 0, "[:, keep]")):
         empty = (~mask.any(dim=dim)).nonzero().flatten().tolist()
         if empty:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from eckart.theory.compression import compressed_rates
+from eckart.theory.losses import require_measurements
+from eckart.theory.observed import seen_part
 
 
 def completion_surrogate(
@@ -36,12 +38,7 @@ def completion_surrogate(
         >>> completion_surrogate(torch.tensor([[1.0, 5.0]]), torch.tensor([[True, False]])).tolist()
         [[2.0, 0.0]]
     """
-    if observed.shape != mask.shape:
-        raise ValueError(f"observed {tuple(observed.shape)} and mask {tuple(mask.shape)} must have one shape")
-    seen = mask.bool()
-    if not seen.any():
-        raise ValueError(f"mask {tuple(mask.shape)} has no entry: nothing is observed; mark what is with True")
-    return torch.where(seen, observed, 0) * (seen.numel() / seen.sum())
+    return seen_part(observed, mask) * (mask.numel() / mask.bool().sum())
 
 
 def sensing_surrogate(
@@ -64,11 +61,7 @@ def sensing_surrogate(
         >>> sensing_surrogate(torch.eye(2)[None], torch.tensor([3.0])).tolist()
         [[3.0, 0.0], [0.0, 3.0]]
     """
-    if operators.ndim != 3 or values.shape != operators.shape[:1] or not len(values):
-        raise ValueError(
-            f"operators must be (k, m, n) and values (k,) with k ≥ 1, got {tuple(operators.shape)} and "
-            f"{tuple(values.shape)}"
-        )
+    require_measurements(operators, values)
     return torch.tensordot(values, operators, dims=1) / len(values)
 
 
