@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WHERE = {"measure": "eckart.spectra", "Profile": "eckart.spectra", "Recorder": "eckart.spectra"}
-_PARTS = ("claims", "linalg", "lm", "nn", "regularizers", "report", "spectra", "theory")
+_WHERE = {
+    "adapt": "eckart.adapters",
+    "measure": "eckart.spectra",
+    "Profile": "eckart.spectra",
+    "Recorder": "eckart.spectra",
+}
+_PARTS = ("adapters", "claims", "linalg", "lm", "nn", "regularizers", "report", "spectra", "theory")
 
-__all__ = ["Profile", "Recorder", "__version__", "measure"]
+__all__ = ["Profile", "Recorder", "__version__", "adapt", "measure"]
 
 if TYPE_CHECKING:
+    from eckart.adapters import adapt
     from eckart.spectra import Profile, Recorder, measure
 
 

@@ -1,0 +1,160 @@
+"""A layer with adapters: the frozen layer inside, and what its active adapters add.
+
+Linear layers go through `fused`, together with their siblings; other layers, compiled models and bases that are not
+plain floating-point weights (quantised, sharded, hooked) go through ordinary operations, one layer at a time.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eckart.adapters.adapter import Adapter
+from eckart.adapters.dropout import draw_seed
+from eckart.adapters.fused import Parts, fused
+from eckart.adapters.magnitude import row_factor
+from eckart.adapters.place import Place
+from eckart.adapters.siblings import Siblings
+from eckart.nn import Matrix
+from eckart.nn.products import along_outputs, pair_product, product, scale_rows
+
+
+class AdaptedLayer(Place):
+    """A module in the place of a layer, which it keeps as `base`.
+
+    Attributes that it has not are the base's (`weight`, `in_features`, …): code that asks for a weight's dtype works,
+    and code that multiplies with the weight itself does without the adapter.
+
+    Args:
+        matrix: The layer's matrix.
+        siblings: One object for all adapted layers of a model.
+    """
+
+    base: Any
+
+    def __init__(self, matrix: Matrix, siblings: Siblings) -> None:
+        super().__init__(matrix)
+        self.base = matrix.module
+        self.siblings = siblings
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def weight_matrix(self) -> Tensor:  # (m, n), or (stack, m, n)
+        W = self.base.weight.detach()
+        if self.transposed:
+            return W.mT
+        return W.reshape(*((self.stack,) if self.stack > 1 else ()), *self.shape) if self.kind == "conv" else W
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer with its active adapters."""
+        live = self.live()
+        if not live:
+            return self.base(x, *args, **kwargs)
+        if self._fusable(live, x):
+            return self.siblings.run(self, x, self._together, self._compute)
+        return self._plain(live, x, *args, **kwargs)
+
+    def _rate(self, live: list[Adapter]) -> float:
+        return live[0].settings.dropout if self.training else 0.0
+
+    def _bias(self, live: list[Adapter]) -> Tensor | None:
+        """The frozen bias with all trained changes of it."""
+        total = self.base.bias if self.kind != "embedding" else None
+        for adapter in live:
+            if adapter.bias is not None:
+                total = adapter.bias if total is None else total + adapter.bias
+        return total
+
+    def _factor(self, live: list[Adapter]) -> Tensor | None:
+        """The row factor of the one adapter that may have a magnitude."""
+        with_magnitude = [adapter for adapter in live if adapter.magnitude is not None]
+        return row_factor(with_magnitude[0], self.weight_matrix()) if with_magnitude else None
+
+    def _fusable(self, live: list[Adapter], x: Tensor) -> bool:
+        """Whether `fused` computes this call: eager, a plain weight, thin products, one rate of dropout."""
+        W = self.base._parameters.get("weight")
+        return (
+            self.kind in ("linear", "conv1d")
+            and type(W) is nn.Parameter
+            and W.is_floating_point()
+            and not _watched(self.base)
+            and not torch.compiler.is_compiling()
+            and not x.is_inference()
+            and all(adapter.thin for adapter in live)
+            and len({adapter.settings.dropout for adapter in live}) == 1
+        )
+
+    def _together(self, members: list[nn.Module]) -> bool:
+        layers: list[AdaptedLayer] = members  # type: ignore[assignment]
+        live = [layer.live() for layer in layers]
+        rates = {layer._rate(each) for layer, each in zip(layers, live, strict=True) if each}
+        return all(live) and len(rates) == 1
+
+    def _compute(self, x: Tensor, members: list[nn.Module]) -> tuple[Tensor, ...]:
+        parts = [layer._parts() for layer in members]  # type: ignore[operator]
+        rate = self._rate(self.live())
+        return fused(x, parts, rate, draw_seed(x.device) if rate else None)
+
+    def _parts(self) -> Parts:
+        live = self.live()
+        terms = [term for adapter in live for term in adapter.terms() or ()]
+        return Parts(
+            self.weight_matrix(),
+            self._bias(live),
+            self._factor(live),
+            [term.B for term in terms],
+            [term.A for term in terms],
+            tuple(term.scale for term in terms),
+        )
+
+    def _plain(self, live: list[Adapter], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The same in ordinary operations: right for every layer, shape and kind of tensor."""
+        y = self.base(x, *args, **kwargs)
+        change = [self._change(adapter, x) for adapter in live]
+        factor = self._factor(live)
+        if factor is None:
+            for each in change:
+                y = y + each.to(y.dtype)
+        else:
+            bias = self.base.bias if self.kind != "embedding" else None
+            bare = y if bias is None else y - along_outputs(self.kind, y, bias)
+            scaled = scale_rows(self.kind, x, bare + sum(change).to(y.dtype), factor.to(y.dtype))  # type: ignore[union-attr]
+            y = scaled if bias is None else scaled + along_outputs(self.kind, y, bias)
+        for adapter in live:
+            if adapter.bias is not None:
+                y = y + along_outputs(self.kind, y, adapter.bias.to(y.dtype))
+        return y
+
+    def _change(self, adapter: Adapter, x: Tensor) -> Tensor:
+        """Δ applied to x."""
+        x_in = x
+        if x.is_floating_point():
+            x_in = F.dropout(x, adapter.settings.dropout, self.training)
+        terms = adapter.terms() if self.stack == 1 else None
+        if terms is None:
+            return product(self.base, self.kind, x_in, _as(adapter.delta(), x))
+        total = None
+        for B, A, scale in terms:
+            part = scale * pair_product(self.base, self.kind, x_in, _as(B, x), _as(A, x))
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def extra_repr(self) -> str:
+        others = [str(layer.name) for layer in self.siblings.of(self) if layer is not self]
+        return super().extra_repr() + (f", grouped with {', '.join(others)}" if others else "")
+
+
+def _as(W: Tensor, x: Tensor) -> Tensor:
+    """A factor in the input's dtype (a table's, where the input is ids)."""
+    return W.to(x.dtype) if x.is_floating_point() else W
+
+
+def _watched(layer: nn.Module) -> bool:
+    """Whether hooks on the layer wait for it to be called."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

@@ -1,0 +1,232 @@
+"""`adapt`: put adapters of one method on the matrices of a model, which trains nothing else from then on."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eckart.adapters.adapted import AdaptedLayer
+from eckart.adapters.adapter import Adapter
+from eckart.adapters.methods import METHODS, Method
+from eckart.adapters.place import Place, adapters, places
+from eckart.adapters.settings import Settings
+from eckart.adapters.siblings import Siblings
+from eckart.adapters.starts.start import Look
+from eckart.adapters.switching import activate
+from eckart.adapters.targets import chosen
+from eckart.nn import Matrix, Observation, Patterns, Progress, observe, replace
+from eckart.nn.patterns import closest
+from eckart.nn.products import CALLED
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What `adapt` did.
+
+    Example:
+        >>> print(adapt(nn.Sequential(nn.Linear(6, 4)), rank=2))
+        lora "default" on 1 matrix of rank 2: 20 parameters train, 41.67 % of 48
+    """
+
+    name: str
+    settings: Settings
+    trained: int  # parameters
+    total: int  # parameters of the model, adapters included
+
+    def __str__(self) -> str:
+        ranks = sorted(set(self.settings.ranks.values()))
+        said = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+        count = len(self.settings.ranks)
+        return (
+            f'{self.settings.method} "{self.name}" on {count} {"matrix" if count == 1 else "matrices"} of {said}: '
+            f"{self.trained:,} parameters train, {self.trained / self.total:.2%} of {self.total:,}".replace("%", " %")
+        )
+
+
+def adapt(
+    model: nn.Module,
+    method: str = "lora",
+    *,
+    rank: int | Mapping[str, int] | None = None,
+    alpha: float | None = None,
+    targets: Patterns = None,
+    exclude: Patterns = None,
+    layers: Collection[int] | None = None,
+    dropout: float = 0.0,
+    magnitude: bool | None = None,
+    bias: bool = False,
+    name: str = "default",
+    dtype: torch.dtype | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Adaptation:
+    """Put adapters on a model's matrices and freeze the rest.
+
+    The model is changed in place, and computes what it did before (Δ = 0) until the adapters train.
+
+    Args:
+        model: Any module.
+        method: A row of `METHODS`.
+        rank: One rank for all, or matrix name → rank, as `Profile.suggest_ranks` gives it (only those named are
+            adapted); None is the method's default.
+        alpha: α; None is the method's default.
+        targets: Glob patterns of the matrices to adapt; None: every linear and convolution layer but the head.
+        exclude: Patterns of matrices to leave alone.
+        layers: Numbers of the layers to adapt; None for all.
+        dropout: Share of the inputs that the low-rank path drops while training, 0 ≤ dropout < 1.
+        magnitude: Whether the length of each row trains apart (DoRA), with any thin shape; None is as the method says.
+        bias: Whether a change of each layer's bias trains too.
+        name: What to call this adapter; a model can hold several.
+        dtype: Of the adapter's parameters; None is float32 for a base of half precision, else the base's.
+        batches: For starts that look at data: batches as `nn.observe` takes them.
+        loss: For starts that look at gradients: (output, batch) → scalar; None takes the output's own loss.
+        generator: Source of the random starts, on the CPU; None is a fixed seed.
+        progress: Called as progress(done, total, label) during long work.
+        options: What the method alone knows (see its row's `options`).
+
+    Returns:
+        Adaptation: what was adapted, and how many parameters train.
+
+    Raises:
+        ValueError: An unknown method, option, target or rank name (the message gives the closest), a rank above
+            min(m, n), a name in use, or a method that needs batches without any. The model is then as it was.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> print(adapt(model, rank={"0": 2, "2": 1}))
+        lora "default" on 2 matrices of ranks 1 to 2: 26 parameters train, 40.62 % of 64
+        >>> [key for key, p in model.named_parameters() if p.requires_grad][:2]
+        ['0.adapters.default.B', '0.adapters.default.A']
+    """
+    row = _row(method)
+    extra = _options(method, row, options)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: {dropout}; give a share of at least 0 and below 1")
+    _check_name(model, name)
+    found = chosen(model, targets, exclude, layers)
+    ranks = _ranks(found, rank if rank is not None else row.rank)
+    found = [matrix for matrix in found if matrix.name in ranks]
+    _check_kinds(found)
+    settings = Settings(
+        method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, (), extra
+    )
+    seen = _observed(model, found, method, row, batches, loss, progress)
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    with_magnitude = row.magnitude if magnitude is None else magnitude
+    made = {}
+    for done, matrix in enumerate(found, 1):
+        look = Look(matrix, seen.get(matrix.name), generator, extra)
+        made[matrix.name] = _make(row, settings, look, dtype, with_magnitude, bias)
+        if progress is not None:
+            progress(done, len(found), "starting adapters")
+    _place(model, found, made, name)
+    model.requires_grad_(False)
+    activate(model, name)
+    return summary(model, name)
+
+
+def summary(model: nn.Module, name: str) -> Adaptation:
+    """What is adapted under this name, now."""
+    held = [adapter for _, adapter in adapters(model, name)]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Adaptation(name, held[0].settings, trained, sum(p.numel() for p in model.parameters()))
+
+
+def _row(method: str) -> Method:
+    if method not in METHODS:
+        raise ValueError(f"method: there is no {method!r}; closest: {closest(method, METHODS, whole=True)}")
+    return METHODS[method]
+
+
+def _options(method: str, row: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [key for key in options if key not in row.options]
+    if unknown:
+        known = ", ".join(row.options) or "none"
+        raise ValueError(f"{unknown[0]}: {method} has no such option; it has {known}")
+    return {**row.options, **options}
+
+
+def _check_name(model: nn.Module, name: str) -> None:
+    if not name.isidentifier():
+        raise ValueError(f"name: {name!r} is no name for an adapter; give letters, digits and underscores")
+    if places(model, name):
+        raise ValueError(f"name: the model has an adapter {name!r} already; choose another name, or remove it first")
+
+
+def _ranks(found: list[Matrix], rank: int | Mapping[str, int]) -> dict[str, int]:
+    """A rank for each matrix, checked; a mapping names those that are adapted."""
+    shapes = {name: matrix for matrix in found for name in (matrix.name, *matrix.tied)}
+    if isinstance(rank, Mapping):
+        unknown = [name for name in rank if name not in shapes]
+        if unknown:
+            raise ValueError(f"rank: {unknown[0]!r} is not a matrix to adapt; closest: {closest(unknown[0], shapes)}")
+        ranks = {shapes[name].name: r for name, r in rank.items() if r != 0}
+    else:
+        ranks = {matrix.name: rank for matrix in found}
+    for name, r in ranks.items():
+        if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= min(shapes[name].shape):
+            m, n = shapes[name].shape
+            raise ValueError(f"rank: {r!r} for {name} ({m}, {n}); give a whole number from 1 to {min(m, n)}")
+    if not ranks:
+        raise ValueError("rank: every matrix has rank 0, so nothing would be adapted")
+    return {matrix.name: ranks[matrix.name] for matrix in found if matrix.name in ranks}
+
+
+def _check_kinds(found: list[Matrix]) -> None:
+    bare = [matrix.name for matrix in found if matrix.kind not in CALLED]
+    if bare:
+        raise ValueError(f"targets: {', '.join(bare[:3])} are no layers of their own; leave them out")
+
+
+def _observed(
+    model: nn.Module,
+    found: list[Matrix],
+    method: str,
+    row: Method,
+    batches: Iterable[Any] | None,
+    loss: Callable[[Any, Any], Tensor] | None,
+    progress: Progress | None,
+) -> dict[str, Observation]:
+    """One pass over the batches, where the start looks at data."""
+    if not row.wanted:
+        return {}
+    if batches is None:
+        raise ValueError(f"batches: {method} starts from data ({', '.join(row.wanted)}); give some batches")
+    names = [matrix.name for matrix in found]
+    return observe(model, batches, row.wanted, targets=names, loss=loss, progress=progress)
+
+
+def _make(
+    row: Method, settings: Settings, look: Look, dtype: torch.dtype | None, magnitude: bool, bias: bool
+) -> Adapter:
+    """One adapter, started."""
+    matrix = look.matrix
+    W = look.weight()
+    if dtype is None:
+        dtype = torch.promote_types(W.dtype, torch.float32)
+    rank = settings.ranks[matrix.name]
+    adapter = row.shape(matrix, rank, settings.scale(rank), settings, dtype, W.device)
+    with torch.no_grad():
+        row.start(adapter, look)
+    if magnitude:
+        adapter.magnitude = nn.Parameter(torch.linalg.vector_norm(W.to(dtype), dim=-1))
+    if bias:
+        adapter.bias = nn.Parameter(torch.zeros(matrix.shape[0], dtype=dtype, device=W.device))
+    return adapter
+
+
+def _place(model: nn.Module, found: list[Matrix], made: dict[str, Adapter], name: str) -> None:
+    """Give each matrix its adapter, wrapping layers that have none yet."""
+    held = places(model)
+    siblings = next((p.siblings for p in held.values() if isinstance(p, AdaptedLayer)), None) or Siblings()
+    for matrix in found:
+        place: Place | None = held.get(matrix.name)
+        if place is None:
+            place = AdaptedLayer(matrix, siblings)
+            replace(model, matrix.name, place)
+        place.add(name, made[matrix.name])

@@ -1,0 +1,60 @@
+"""The family, one row for each method: its choice on every axis. `METHODS` drives `adapt`, the CLI, docs, tests.
+
+Adding a method: one row; or one file for a new shape or start, and one row; its test.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eckart.adapters.adapter import Adapter
+from eckart.adapters.shapes.two_factor import TwoFactor
+from eckart.adapters.starts import plain
+from eckart.adapters.starts.start import Start
+
+
+@dataclass(frozen=True)
+class Method:
+    """One adapter method.
+
+    Args:
+        shape: What P is made of.
+        start: How its factors start.
+        source: arXiv id.
+        says: What sets it apart, in a few words.
+        scaling: "alpha/r", "alpha/sqrt(r)" or "none".
+        magnitude: Whether a magnitude trains (DoRA).
+        trains: Names of the factors that train; empty for all of the shape's.
+        rank: Default r.
+        alpha: Default α; None is twice the rank.
+        wanted: What `nn.observe` has to collect for the start; empty for starts that look at no data.
+        options: What the method alone knows, name → default; `adapt` takes them as keywords.
+        peft: How PEFT reads it: its own peft_type, or "LORA" for what is written as an exact low-rank form.
+
+    Example:
+        >>> METHODS["lora"].shape.factors, METHODS["lora"].scaling
+        (('B', 'A'), 'alpha/r')
+    """
+
+    shape: type[Adapter]
+    start: Start
+    source: str
+    says: str
+    scaling: str = "alpha/r"
+    magnitude: bool = False
+    trains: tuple[str, ...] = ()
+    rank: int = 8
+    alpha: float | None = None
+    wanted: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    peft: str = "LORA"
+
+
+METHODS: dict[str, Method] = {
+    "lora": Method(TwoFactor, plain.kaiming, "2106.09685", "B = 0, A uniform"),
+    "rslora": Method(
+        TwoFactor, plain.kaiming, "2312.03732", "scaled by α/√r: high ranks learn too", "alpha/sqrt(r)", alpha=16.0
+    ),
+    "lora-fa": Method(TwoFactor, plain.kaiming, "2308.03303", "A stays as drawn: x is not kept", trains=("B",)),
+    "dora": Method(TwoFactor, plain.kaiming, "2402.09353", "the length of each row trains apart", magnitude=True),
+}

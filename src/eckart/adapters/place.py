@@ -1,0 +1,68 @@
+"""Where adapters sit: one matrix of a model with its named adapters, and which of them are active.
+
+A layer that is called as a module is wrapped (`AdaptedLayer`); a bare parameter (experts, fused attention weights) is
+parametrized (`AdaptedWeight`). Both are places, found by `places`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from eckart.adapters.adapter import Adapter
+from eckart.nn import Matrix
+
+
+class Place(nn.Module):
+    """One adapted matrix.
+
+    Args:
+        matrix: The matrix, as `nn.matrices` gave it before anything was adapted.
+    """
+
+    def __init__(self, matrix: Matrix) -> None:
+        super().__init__()
+        self.name = matrix.name
+        self.kind = matrix.kind
+        self.shape = matrix.shape
+        self.stack = matrix.stack
+        self.transposed = matrix.transposed
+        self.adapters = nn.ModuleDict()
+        self.active: tuple[str, ...] = ()  # added up, in this order
+
+    @abstractmethod
+    def weight_matrix(self) -> Tensor:  # (m, n), or (stack, m, n)
+        """The frozen weight as (out, in)."""
+
+    def live(self) -> list[Adapter]:
+        """The active adapters."""
+        return [self.adapters[name] for name in self.active]  # type: ignore[misc]
+
+    def add(self, name: str, adapter: Adapter) -> None:
+        """Give the matrix one more adapter, not active yet."""
+        if name in self.adapters:
+            raise ValueError(f"name: {self.name} has an adapter {name!r} already; choose another name, or remove it")
+        self.adapters[name] = adapter
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, active={', '.join(self.active) or 'none'}"
+
+
+def places(model: nn.Module, adapter: str | None = None) -> dict[str, Place]:
+    """The adapted matrices of a model.
+
+    Args:
+        model: The model.
+        adapter: Only those that have an adapter of this name; None for all.
+
+    Returns:
+        Matrix name → Place, in the model's order, each once.
+    """
+    found = {module.name: module for module in model.modules() if isinstance(module, Place)}
+    return {name: place for name, place in found.items() if adapter is None or adapter in place.adapters}
+
+
+def adapters(model: nn.Module, name: str) -> Iterator[tuple[str, Adapter]]:
+    """The adapters of one name, with the names of their matrices."""
+    for place_name, place in places(model, name).items():
+        yield place_name, place.adapters[name]  # type: ignore[misc]

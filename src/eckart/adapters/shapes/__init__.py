@@ -1,0 +1,1 @@
+"""What P is made of: one file for each shape."""

@@ -1,0 +1,111 @@
+"""Which layers read the same tensor one after another (q, k and v; gate and up), seen from the calls themselves.
+
+The first call of each layer only looks: a layer that is called with the very tensor that the layer before it was called
+with joins its group. From then on the first of a group computes for all of it in one fused step, and the others hand
+out what is ready. A group that turns out wrong (a member called with another tensor, or not at all) is taken apart and
+each computes alone, with a right result in every case.
+
+Paper: none; peers patch the source text of each architecture instead.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+Layer = nn.Module
+
+
+class Group:
+    """Layers in the order of their calls, and the outputs that wait to be fetched."""
+
+    def __init__(self, members: list[Layer]) -> None:
+        self.members = members
+        self.x: Tensor | None = None
+        self.version = 0
+        self.ready: dict[Layer, Tensor] = {}
+
+    def holds(self, layer: Layer, x: Tensor) -> bool:
+        return self.x is x and self.version == x._version and layer in self.ready
+
+    def clear(self) -> None:
+        self.x, self.ready = None, {}
+
+
+class Siblings:
+    """The groups of one model; all of its adapted layers hold the same object."""
+
+    def __init__(self) -> None:
+        self._groups: weakref.WeakKeyDictionary[Layer, Group] = weakref.WeakKeyDictionary()
+        self._last: tuple[weakref.ref[Tensor], int, Group] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Siblings":
+        return Siblings()  # a copy of the model looks for itself
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def of(self, layer: Layer) -> list[Layer]:
+        """The layers that are computed together with this one, itself included."""
+        group = self._groups.get(layer)
+        return group.members if group is not None else [layer]
+
+    def dissolve(self, layer: Layer) -> None:
+        """Take the layer's group apart for good."""
+        group = self._groups.get(layer)
+        for member in group.members if group is not None else [layer]:
+            self._groups[member] = Group([member])
+        if group is not None:
+            group.clear()
+
+    def forget(self) -> None:
+        """Look again at the next calls, as after adapters were added, removed or switched."""
+        self._groups.clear()
+        self._last = None
+
+    def run(
+        self,
+        layer: Layer,
+        x: Tensor,
+        together: Callable[[list[Layer]], bool],
+        compute: Callable[[Tensor, list[Layer]], tuple[Tensor, ...]],
+    ) -> Tensor:
+        """The layer's output on x, computed with its siblings' or fetched.
+
+        Args:
+            layer: The layer that is called.
+            x: What it is called with.
+            together: Whether these layers can be one step as things stand now.
+            compute: The outputs of some layers on one input.
+        """
+        group = self._groups.get(layer)
+        if group is None:
+            self._learn(layer, x)
+            return compute(x, [layer])[0]
+        if group.holds(layer, x):
+            y = group.ready.pop(layer)
+            if not group.ready:
+                group.clear()
+            return y
+        if len(group.members) > 1 and (group.ready or layer is not group.members[0]):
+            self.dissolve(layer)
+            group = self._groups[layer]
+        if len(group.members) == 1 or not together(group.members):
+            return compute(x, [layer])[0]
+        first, *others = compute(x, group.members)
+        group.x, group.version = x, x._version
+        group.ready = dict(zip(group.members[1:], others, strict=True))
+        return first
+
+    def _learn(self, layer: Layer, x: Tensor) -> None:
+        if self._last is not None and self._last[0]() is x and self._last[1] == x._version:
+            group = self._last[2]
+            group.members.append(layer)
+        else:
+            group = Group([layer])
+        self._groups[layer] = group
+        self._last = (weakref.ref(x), x._version, group)

@@ -1,0 +1,113 @@
+"""What a layer computes with another matrix in the place of its own, and with a product B·A that is never formed.
+
+The matrix is W (m, n) in the orientation of `nn.matrices`, whatever the layer: a convolution's is
+(out, in/groups · k …), an embedding's (words, width), whose rows are looked up. Bias is left out.
+
+Paper: none.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CALLED = ("linear", "conv1d", "conv", "embedding")  # the kinds of matrices whose layer is called as a module
+
+
+def product(layer: Any, kind: str, x: Tensor, W: Tensor) -> Tensor:
+    """Apply the layer with the matrix W instead of its own weight, without bias.
+
+    Args:
+        layer: a Linear, transformers' Conv1D, Conv1d/2d/3d or Embedding; its stride, padding and the like are used.
+        kind: as `matrices` names it.
+        x: the layer's input: (..., n), images, or ids.
+        W: (m, n), or (groups, m, n) for a grouped convolution.
+
+    Returns:
+        What the layer would give, less its bias.
+
+    Raises:
+        ValueError: the kind is of a weight that no module applies by itself (experts, attention).
+
+    Example:
+        >>> conv = nn.Conv2d(4, 8, 3, padding=1, bias=False)
+        >>> x = torch.randn(2, 4, 5, 5)
+        >>> torch.allclose(product(conv, "conv", x, conv.weight.flatten(1)), conv(x), atol=1e-6)
+        True
+    """
+    if kind in ("linear", "conv1d"):
+        return F.linear(x, W)
+    if kind == "conv":
+        return _conv(layer, x, W.reshape(-1, *layer.weight.shape[1:]))
+    if kind == "embedding":
+        return _lookup(layer, x, W)
+    raise ValueError(f"kind: {kind!r} is not applied by a module of its own; one of {', '.join(CALLED)} is")
+
+
+def pair_product(layer: Any, kind: str, x: Tensor, B: Tensor, A: Tensor) -> Tensor:
+    """Apply the layer with B·A as its matrix, first one factor, then the other.
+
+    Args:
+        layer: as for `product`.
+        kind: as for `product`.
+        x: the layer's input.
+        B: (m, r).
+        A: (r, n).
+
+    Returns:
+        What `product(layer, kind, x, B @ A)` gives, at a cost of r(m+n) for each token instead of mn.
+
+    Raises:
+        ValueError: the convolution is grouped, or the kind is not applied by a module.
+
+    Example:
+        >>> B, A = torch.randn(8, 2), torch.randn(2, 5)
+        >>> ids, table = torch.tensor([[1, 7]]), nn.Embedding(8, 5)
+        >>> torch.allclose(pair_product(table, "embedding", ids, B, A), (B @ A)[ids], atol=1e-6)
+        True
+    """
+    if kind in ("linear", "conv1d"):
+        return F.linear(F.linear(x, A), B)
+    if kind == "conv":
+        if layer.groups != 1:
+            raise ValueError(f"a convolution of {layer.groups} groups has one product B·A for each; use product")
+        z = _conv(layer, x, A.reshape(-1, *layer.weight.shape[1:]))
+        return torch.einsum("br...,mr->bm...", z, B)
+    if kind == "embedding":
+        return _lookup(layer, x, B) @ A
+    raise ValueError(f"kind: {kind!r} is not applied by a module of its own; one of {', '.join(CALLED)} is")
+
+
+def scale_rows(kind: str, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """What the layer would give if each row i of its matrix were multiplied by c_i.
+
+    Args:
+        kind: as for `product`.
+        x: the layer's input (an embedding's ids say which row each output is).
+        y: the layer's output without bias.
+        c: (m,) one factor for each row.
+
+    Returns:
+        y with each output scaled.
+
+    Example:
+        >>> scale_rows("linear", torch.ones(1, 2), torch.tensor([[1.0, 3.0]]), torch.tensor([2.0, 0.5]))
+        tensor([[2.0000, 1.5000]])
+    """
+    if kind == "embedding":
+        return y * c[x].unsqueeze(-1)
+    return y * along_outputs(kind, y, c)
+
+
+def along_outputs(kind: str, y: Tensor, c: Tensor) -> Tensor:
+    """A vector (m,) shaped to be added to, or multiplied with, the outputs y of a layer."""
+    return c.reshape(-1, *(1,) * (y.ndim - 2)) if kind == "conv" else c
+
+
+def _conv(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    return layer._conv_forward(x, weight, None)  # with its own stride, padding, dilation and padding mode
+
+
+def _lookup(layer: Any, ids: Tensor, rows: Tensor) -> Tensor:
+    return F.embedding(ids, rows, layer.padding_idx, scale_grad_by_freq=layer.scale_grad_by_freq)
