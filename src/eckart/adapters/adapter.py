@@ -7,7 +7,7 @@ function of whatever parameters the shape has, and every layer, merge and file w
 is frozen: the start of a spectral init with its sign turned, so that Δ = 0 at first and the base weight stays as it is
 (PiSSA and its kin change the base instead), or the pairs that ReLoRA has finished.
 
-Paper: LoRA 2106.09685, DoRA 2402.09353. Theirs subtract a start from the base weight; ours keep it as F, of rank r more.
+Paper: LoRA 2106.09685, DoRA 2402.09353. PEFT takes a start out of the base weight; F is ours.
 """
 
 from abc import ABC, abstractmethod

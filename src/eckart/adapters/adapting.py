@@ -11,6 +11,7 @@ from eckart.adapters.adapted import AdaptedLayer
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.methods import METHODS, Method
 from eckart.adapters.place import Place, adapters, places
+from eckart.adapters.ranks import fixed_ranks
 from eckart.adapters.settings import Settings
 from eckart.adapters.siblings import Siblings
 from eckart.adapters.starts.start import Look
@@ -109,7 +110,7 @@ def adapt(
         raise ValueError(f"dropout: {dropout}; give a share of at least 0 and below 1")
     _check_name(model, name)
     found = chosen(model, targets, exclude, layers)
-    ranks = _ranks(found, rank if rank is not None else row.rank)
+    ranks = fixed_ranks(found, rank if rank is not None else row.rank)
     found = [matrix for matrix in found if matrix.name in ranks]
     _check_kinds(found)
     settings = Settings(
@@ -156,25 +157,6 @@ def _check_name(model: nn.Module, name: str) -> None:
         raise ValueError(f"name: {name!r} is no name for an adapter; give letters, digits and underscores")
     if places(model, name):
         raise ValueError(f"name: the model has an adapter {name!r} already; choose another name, or remove it first")
-
-
-def _ranks(found: list[Matrix], rank: int | Mapping[str, int]) -> dict[str, int]:
-    """A rank for each matrix, checked; a mapping names those that are adapted."""
-    shapes = {name: matrix for matrix in found for name in (matrix.name, *matrix.tied)}
-    if isinstance(rank, Mapping):
-        unknown = [name for name in rank if name not in shapes]
-        if unknown:
-            raise ValueError(f"rank: {unknown[0]!r} is not a matrix to adapt; closest: {closest(unknown[0], shapes)}")
-        ranks = {shapes[name].name: r for name, r in rank.items() if r != 0}
-    else:
-        ranks = {matrix.name: rank for matrix in found}
-    for name, r in ranks.items():
-        if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= min(shapes[name].shape):
-            m, n = shapes[name].shape
-            raise ValueError(f"rank: {r!r} for {name} ({m}, {n}); give a whole number from 1 to {min(m, n)}")
-    if not ranks:
-        raise ValueError("rank: every matrix has rank 0, so nothing would be adapted")
-    return {matrix.name: ranks[matrix.name] for matrix in found if matrix.name in ranks}
 
 
 def _check_kinds(found: list[Matrix]) -> None:
