@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eckart.adapters.adapter import Adapter
+from eckart.adapters.shapes.deep import CompressedDeep, Deep
 from eckart.adapters.shapes.two_factor import TwoFactor
-from eckart.adapters.starts import plain
+from eckart.adapters.starts import deep, plain
 from eckart.adapters.starts.start import Start
 
 
@@ -57,4 +58,21 @@ METHODS: dict[str, Method] = {
     ),
     "lora-fa": Method(TwoFactor, plain.kaiming, "2308.03303", "A stays as drawn: x is not kept", trains=("B",)),
     "dora": Method(TwoFactor, plain.kaiming, "2402.09353", "the length of each row trains apart", magnitude=True),
+    "deep-lora": Method(
+        Deep,
+        deep.orthogonal,
+        "2406.04112",
+        "three factors, all tiny: finds its own rank",
+        "none",
+        options={"eps": 1e-3},
+    ),
+    "deep-lora-compressed": Method(
+        CompressedDeep,
+        deep.invariant,
+        "2406.04112",
+        "three small factors in the subspaces of one gradient",
+        "none",
+        wanted=("gradient",),
+        options={"eps": 1e-3},
+    ),
 }
