@@ -12,6 +12,7 @@ from eckart.adapters.adapter import Adapter
 from eckart.adapters.methods import METHODS, Method
 from eckart.adapters.place import Place, adapters, places
 from eckart.adapters.ranks import fixed_ranks
+from eckart.adapters.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.settings import Settings
 from eckart.adapters.siblings import Siblings
 from eckart.adapters.starts.start import Look
@@ -58,6 +59,7 @@ def adapt(
     dropout: float = 0.0,
     magnitude: bool | None = None,
     bias: bool = False,
+    modules_to_save: Patterns = None,
     name: str = "default",
     dtype: torch.dtype | None = None,
     batches: Iterable[Any] | None = None,
@@ -82,6 +84,8 @@ def adapt(
         dropout: Share of the inputs that the low-rank path drops while training, 0 ≤ dropout < 1.
         magnitude: Whether the length of each row trains apart (DoRA), with any thin shape; None is as the method says.
         bias: Whether a change of each layer's bias trains too.
+        modules_to_save: Glob patterns of modules to train whole beside them, as a new head; none of their matrices is
+            adapted.
         name: What to call this adapter; a model can hold several.
         dtype: Of the adapter's parameters; None is float32 for a base of half precision, else the base's.
         batches: For starts that look at data: batches as `nn.observe` takes them.
@@ -109,12 +113,13 @@ def adapt(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: {dropout}; give a share of at least 0 and below 1")
     _check_name(model, name)
-    found = chosen(model, targets, exclude, layers)
+    whole = chosen_modules(model, modules_to_save)
+    found = [matrix for matrix in chosen(model, targets, exclude, layers) if not inside(matrix.name, whole)]
     ranks = fixed_ranks(found, rank if rank is not None else row.rank)
     found = [matrix for matrix in found if matrix.name in ranks]
     _check_kinds(found)
     settings = Settings(
-        method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, (), extra
+        method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, whole, extra
     )
     seen = _observed(model, found, method, row, batches, loss, progress)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
@@ -126,6 +131,7 @@ def adapt(
         if progress is not None:
             progress(done, len(found), "starting adapters")
     _place(model, found, made, name)
+    add_copies(model, whole, name)
     model.requires_grad_(False)
     activate(model, name)
     return summary(model, name)

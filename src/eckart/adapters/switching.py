@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from eckart.adapters.place import Place, places
+from eckart.adapters.saved_modules import saved_modules
 from eckart.nn.patterns import closest
 
 
@@ -28,7 +29,8 @@ def activate(model: nn.Module, *adapters: str) -> None:
         adapters: Names; none at all disables all.
 
     Raises:
-        ValueError: The model has no adapter of that name, or two with a magnitude would act on one matrix.
+        ValueError: The model has no adapter of that name, or two would act on one matrix of which one
+            trained the magnitude, or on one module that both trained whole.
     """
     known = names(model)
     for adapter in adapters:
@@ -37,6 +39,9 @@ def activate(model: nn.Module, *adapters: str) -> None:
     held = places(model).values()
     for place in held:
         _check_magnitudes(place, adapters)
+    _check_copies(model, adapters)
+    for saved in saved_modules(model).values():
+        saved.activate(adapters)
     for place in held:
         place.active = tuple(name for name in adapters if name in place.adapters)
         for name, module in place.adapters.items():
@@ -50,13 +55,18 @@ def activate(model: nn.Module, *adapters: str) -> None:
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """The model as it was before any adapter, bit for bit, for the length of a `with` block."""
     before = {place: place.active for place in places(model).values()}
+    copies = {module: module.active for module in saved_modules(model).values()}
     try:
+        for module in copies:
+            module.active = None
         for place in before:
             place.active = ()
         yield model
     finally:
         for place, active in before.items():
             place.active = active
+        for module, copy in copies.items():
+            module.active = copy
 
 
 def _check_magnitudes(place: Place, adapters: tuple[str, ...]) -> None:
@@ -66,3 +76,10 @@ def _check_magnitudes(place: Place, adapters: tuple[str, ...]) -> None:
             f"adapters: {', '.join(live)} trained a magnitude of {place.name}, which cannot be added to another "
             "adapter; activate it alone"
         )
+
+
+def _check_copies(model: nn.Module, adapters: tuple[str, ...]) -> None:
+    for name, module in saved_modules(model).items():
+        holders = [adapter for adapter in adapters if adapter in module.copies]
+        if len(holders) > 1:
+            raise ValueError(f"adapters: {' and '.join(holders)} each trained {name} whole; activate one of them")

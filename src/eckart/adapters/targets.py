@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from eckart.adapters.place import places
+from eckart.adapters.saved_modules import saved_modules
 from eckart.nn import Matrix, Patterns, locate, matrices, select
 
 USUAL = ("linear", "conv1d", "conv")  # adapted unless the caller names targets
@@ -50,9 +51,11 @@ def chosen(
 
 
 def _as_before(model: nn.Module) -> list[Matrix]:
-    """All matrices; those that a place holds by the place's name."""
+    """All matrices but those of modules that adapters train whole; those that a place holds by the place's name."""
     held = {id(getattr(place, "base", None)): name for name, place in places(model).items()}
-    return [replace(matrix, name=held.get(id(matrix.module), matrix.name)) for matrix in matrices(model)]
+    whole = {id(part) for saved in saved_modules(model).values() for part in saved.modules()}
+    found = [matrix for matrix in matrices(model) if id(matrix.module) not in whole]
+    return [replace(matrix, name=held.get(id(matrix.module), matrix.name)) for matrix in found]
 
 
 def _is_head(model: nn.Module, matrix: Matrix) -> bool:
