@@ -4,6 +4,7 @@ Linear layers go through `fused`, together with their siblings; other layers, co
 plain floating-point weights (quantised, sharded, hooked) go through ordinary operations, one layer at a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from eckart.adapters.fused import Parts, fused
 from eckart.adapters.magnitude import row_factor
 from eckart.adapters.place import Place
 from eckart.adapters.siblings import Siblings
-from eckart.nn import Matrix
+from eckart.nn import Matrix, replace
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows
 
 
@@ -37,6 +38,7 @@ class AdaptedLayer(Place):
         super().__init__(matrix)
         self.base = matrix.module
         self.siblings = siblings
+        self.by_row: Callable[..., Tensor] | None = None  # set by `mixed`: each row of a batch has its own adapter
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -50,8 +52,21 @@ class AdaptedLayer(Place):
             return W.mT
         return W.reshape(*((self.stack,) if self.stack > 1 else ()), *self.shape) if self.kind == "conv" else W
 
+    def write(self, W: Tensor) -> None:
+        """Give the layer another weight, (m, n) or (stack, m, n), in a new tensor of W's dtype."""
+        old = self.base.weight
+        new = (W.mT if self.transposed else W).reshape(old.shape).contiguous()
+        self.base.weight = nn.Parameter(new, requires_grad=old.requires_grad)
+
+    def leave(self, model: nn.Module) -> None:
+        """Put the layer itself back."""
+        self.siblings.forget()
+        replace(model, self.name, self.base)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer with its active adapters."""
+        if self.by_row is not None:
+            return self.by_row(self, x, *args, **kwargs)
         live = self.live()
         if not live:
             return self.base(x, *args, **kwargs)

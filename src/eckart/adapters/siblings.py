@@ -24,6 +24,7 @@ class Group:
         self.members = members
         self.x: Tensor | None = None
         self.version = 0
+        self.switch = 0
         self.ready: dict[Layer, Tensor] = {}
 
     def holds(self, layer: Layer, x: Tensor) -> bool:
@@ -39,6 +40,7 @@ class Siblings:
     def __init__(self) -> None:
         self._groups: weakref.WeakKeyDictionary[Layer, Group] = weakref.WeakKeyDictionary()
         self._last: tuple[weakref.ref[Tensor], int, Group] | None = None
+        self._switch = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Siblings":
         return Siblings()  # a copy of the model looks for itself
@@ -67,6 +69,10 @@ class Siblings:
         self._groups.clear()
         self._last = None
 
+    def switched(self) -> None:
+        """Hand out nothing that was computed before, as other adapters act now; the groups stay."""
+        self._switch += 1
+
     def run(
         self,
         layer: Layer,
@@ -86,6 +92,9 @@ class Siblings:
         if group is None:
             self._learn(layer, x)
             return compute(x, [layer])[0]
+        if group.switch != self._switch:
+            group.clear()
+            group.switch = self._switch
         if group.holds(layer, x):
             y = group.ready.pop(layer)
             if not group.ready:
