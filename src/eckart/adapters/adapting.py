@@ -15,7 +15,8 @@ from eckart.adapters.ranks import fixed_ranks
 from eckart.adapters.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.settings import Settings
 from eckart.adapters.siblings import Siblings
-from eckart.adapters.starts.start import Look
+from eckart.adapters.starting import Asked, prepare, start_all, with_prepared
+from eckart.adapters.starts.start import LookAtAll
 from eckart.adapters.switching import activate
 from eckart.adapters.targets import chosen
 from eckart.nn import Matrix, Observation, Patterns, Progress, observe, replace
@@ -119,17 +120,16 @@ def adapt(
     found = [matrix for matrix in found if matrix.name in ranks]
     _check_kinds(found)
     settings = Settings(
-        method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, whole, extra
+        method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, whole, _plain(extra)
     )
     seen = _observed(model, found, method, row, batches, loss, progress)
-    generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    with_magnitude = row.magnitude if magnitude is None else magnitude
-    made = {}
-    for done, matrix in enumerate(found, 1):
-        look = Look(matrix, seen.get(matrix.name), generator, extra)
-        made[matrix.name] = _make(row, settings, look, dtype, with_magnitude, bias)
-        if progress is not None:
-            progress(done, len(found), "starting adapters")
+    look = LookAtAll(found, seen, ranks, rank is None or isinstance(rank, int), extra, progress)
+    with torch.no_grad():
+        ready = prepare(row, look)
+    found = [matrix for matrix in found if matrix.name in ready]
+    settings = with_prepared(settings, ready, rank if isinstance(rank, int) else row.rank)
+    asked = Asked(dtype, row.magnitude if magnitude is None else magnitude, bias)
+    made = start_all(row, settings, found, seen, ready, extra, generator, asked, progress)
     _place(model, found, made, name)
     add_copies(model, whole, name)
     model.requires_grad_(False)
@@ -156,6 +156,12 @@ def _options(method: str, row: Method, options: Mapping[str, Any]) -> dict[str, 
         known = ", ".join(row.options) or "none"
         raise ValueError(f"{unknown[0]}: {method} has no such option; it has {known}")
     return {**row.options, **options}
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as data for the files: of a tensor, a model or a mapping only what it was."""
+    kept = (str, int, float, bool, list, tuple, type(None))
+    return {key: value if isinstance(value, kept) else type(value).__name__ for key, value in options.items()}
 
 
 def _check_name(model: nn.Module, name: str) -> None:
@@ -187,25 +193,6 @@ def _observed(
         raise ValueError(f"batches: {method} starts from data ({', '.join(row.wanted)}); give some batches")
     names = [matrix.name for matrix in found]
     return observe(model, batches, row.wanted, targets=names, loss=loss, progress=progress)
-
-
-def _make(
-    row: Method, settings: Settings, look: Look, dtype: torch.dtype | None, magnitude: bool, bias: bool
-) -> Adapter:
-    """One adapter, started."""
-    matrix = look.matrix
-    W = look.weight()
-    if dtype is None:
-        dtype = torch.promote_types(W.dtype, torch.float32)
-    rank = settings.ranks[matrix.name]
-    adapter = row.shape(matrix, rank, settings.scale(rank), settings, dtype, W.device)
-    with torch.no_grad():
-        row.start(adapter, look)
-    if magnitude:
-        adapter.magnitude = nn.Parameter(torch.linalg.vector_norm(W.to(dtype), dim=-1))
-    if bias:
-        adapter.bias = nn.Parameter(torch.zeros(matrix.shape[0], dtype=dtype, device=W.device))
-    return adapter
 
 
 def _place(model: nn.Module, found: list[Matrix], made: dict[str, Adapter], name: str) -> None:

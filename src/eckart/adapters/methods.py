@@ -11,7 +11,7 @@ from eckart.adapters.adapter import Adapter
 from eckart.adapters.shapes.deep import CompressedDeep, Deep
 from eckart.adapters.shapes.two_factor import TwoFactor
 from eckart.adapters.starts import deep, plain
-from eckart.adapters.starts.start import Start
+from eckart.adapters.starts.start import Prepare, Start
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Method:
         alpha: Default α; None is twice the rank.
         wanted: What `nn.observe` has to collect for the start; empty for starts that look at no data.
         options: What the method alone knows, name → default; `adapt` takes them as keywords.
+        prepare: What is computed for all matrices together before any starts: equal inputs once, ranks shared out anew.
+        moves: Whether the start changes the model on purpose (Δ ≠ 0).
         peft: How PEFT reads it: its own peft_type, or "LORA" for what is written as an exact low-rank form.
 
     Example:
@@ -49,6 +51,8 @@ class Method:
     wanted: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     peft: str = "LORA"
+    prepare: Prepare | None = None
+    moves: bool = False
 
 
 METHODS: dict[str, Method] = {

@@ -19,6 +19,7 @@ class Settings:
         options: What the method alone knows.
         evidence: Why these ranks and targets: matrix name → what was measured. None where the caller chose.
         base: What the model was: class, number of matrices, name.
+        scaled_as: The one rank that α is meant for, where a rule gave each matrix another; None: each its own.
 
     Example:
         >>> Settings("lora", {"q": 8}, alpha=16.0).scale(8), Settings("lora", {"q": 8}).scale(64)
@@ -35,9 +36,11 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] | None = None
     base: dict[str, Any] = field(default_factory=dict)
+    scaled_as: int | None = None
 
     def scale(self, rank: int) -> float:
         """s for a matrix of this rank."""
+        rank = rank if self.scaled_as is None else self.scaled_as
         alpha = 2 * rank if self.alpha is None else self.alpha
         return {"alpha/r": alpha / rank, "alpha/sqrt(r)": alpha / rank**0.5, "none": 1.0}[self.scaling]
 
