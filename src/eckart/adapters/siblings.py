@@ -69,6 +69,13 @@ class Siblings:
         self._groups.clear()
         self._last = None
 
+    def restore(self, groups: list[list[Layer]]) -> None:
+        """Know these groups without looking: a run that goes on from a checkpoint adds up in the order it had."""
+        self.forget()
+        for members in groups:
+            group = Group(members)
+            self._groups.update(dict.fromkeys(members, group))
+
     def switched(self) -> None:
         """Hand out nothing that was computed before, as other adapters act now; the groups stay."""
         self._switch += 1

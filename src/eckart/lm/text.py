@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def read_text(source: str | os.PathLike[str], *, limit: int | None = None) -> st
         raise ValueError(f"limit: {limit} characters; give a positive number, or None for all of the text")
     path = Path(source)
     if source == BUILT_IN:
-        text = _joined(_topics(), limit)
+        text = _joined(topics(), limit)
     elif path.is_dir():
         text = _joined(_dataset(path), limit)
     elif not path.is_file():
@@ -153,7 +154,8 @@ def _joined(rows: Iterable[str], limit: int | None) -> str:
     return "\n\n".join(parts)[:limit]
 
 
-def _topics() -> Iterator[str]:
+def topics() -> Iterator[str]:
+    """The help topics of Python itself, in sorted order."""
     from pydoc_data.topics import topics
 
     return (topics[name] for name in sorted(topics))
@@ -182,6 +184,20 @@ def _row(line: str, number: int, path: Path) -> str:
 
 
 def _dataset(folder: Path) -> Iterator[str]:
+    rows = dataset_rows(folder)
+    strings = {
+        name for name, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
+    }
+    field = _text_field(strings, str(folder))
+    return (row[field] for row in rows.select_columns([field]))
+
+
+def dataset_rows(folder: Path) -> Any:
+    """What `datasets.Dataset.save_to_disk` wrote, opened.
+
+    Raises:
+        ValueError: It holds several splits, or is another kind of folder.
+    """
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         raise ValueError(f"source: {folder} holds several splits ({', '.join(splits)}); give one: {folder / splits[0]}")
@@ -191,12 +207,7 @@ def _dataset(folder: Path) -> Iterator[str]:
         )
     import datasets
 
-    rows = datasets.load_from_disk(str(folder))
-    strings = {
-        name for name, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
-    }
-    field = _text_field(strings, str(folder))
-    return (row[field] for row in rows.select_columns([field]))
+    return datasets.load_from_disk(str(folder))
 
 
 def _text_field(strings: set[str], place: str) -> str:
