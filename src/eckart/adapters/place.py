@@ -34,6 +34,11 @@ class Place(nn.Module):
     def weight_matrix(self) -> Tensor:  # (m, n), or (stack, m, n)
         """The frozen weight as (out, in)."""
 
+    @property
+    def held(self) -> dict[str, Adapter]:
+        """The adapters by name: the dict inside `adapters`, which is found faster."""
+        return self._modules["adapters"]._modules  # type: ignore[return-value,union-attr]
+
     def live(self) -> list[Adapter]:
         """The active adapters."""
         return [self.adapters[name] for name in self.active]  # type: ignore[misc]

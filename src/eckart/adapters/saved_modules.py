@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from eckart.adapters.place import Place
+from eckart.adapters.place import Place, outer_modules
 from eckart.nn import Patterns, replace, select
 
 
@@ -82,7 +82,7 @@ def saved_modules(model: nn.Module, adapter: str | None = None) -> dict[str, Sav
     Returns:
         Module name → SavedModule.
     """
-    found = {module.name: module for module in model.modules() if isinstance(module, SavedModule)}
+    found = {module.name: module for module in outer_modules(model) if isinstance(module, SavedModule)}
     return {name: module for name, module in found.items() if adapter is None or adapter in module.copies}
 
 
