@@ -152,6 +152,8 @@ class AdaptedLayer(Place):
             x_in = F.dropout(x, adapter.settings.dropout, self.training)
         terms = adapter.terms() if self.stack == 1 else None
         if terms is None:
+            if self.kind in ("linear", "conv1d") and (y := adapter.times(x_in)) is not None:
+                return y
             return product(self.base, self.kind, x_in, _as(adapter.delta(), x))
         total = None
         for B, A, scale in terms:

@@ -37,8 +37,9 @@ class Adapter(nn.Module, ABC):
         ValueError: The rank does not fit the matrix.
     """
 
-    factors: ClassVar[tuple[str, ...]] = ()  # the names of its parameters, in the order of the product
-    thin: ClassVar[bool] = True  # whether `pair` gives one
+    factors: tuple[str, ...] = ()  # the names of its parameters, in the order of the product
+    thin: bool = True  # whether `pair` gives one
+    bounded: ClassVar[bool] = True  # whether its rank must be at most min(m, n)
 
     frozen_B: Tensor | None  # (m, k)
     frozen_A: Tensor | None  # (k, n)
@@ -59,6 +60,10 @@ class Adapter(nn.Module, ABC):
         self.register_buffer("frozen_B", None)
         self.register_buffer("frozen_A", None)
 
+    @staticmethod
+    def share(found: list[Matrix], settings: Settings) -> None:
+        """Called once, before the first adapter of a name is made: note in `settings.options` what all must know."""
+
     @abstractmethod
     def pair(self) -> tuple[Tensor, Tensor] | None:  # (m, r), (r, n), with a leading (stack,) for a stack
         """B and A with P = B·A, differentiable in the parameters; None for a shape that is no thin product."""
@@ -72,6 +77,9 @@ class Adapter(nn.Module, ABC):
         for B, A, scale in terms[1:]:
             total = torch.add(total, B @ A, alpha=scale)
         return total
+
+    def times(self, x: Tensor) -> Tensor | None:  # (..., n) -> (..., m)
+        """x Δᵀ where a shape without a pair has a cheaper way than the dense Δ; None where it has none."""
 
     def terms(self) -> list[LoraPair] | None:
         """Δ as a sum of thin products scale · B A, the trained one first; None where `pair` is."""
@@ -97,8 +105,8 @@ class Adapter(nn.Module, ABC):
     def trained(self) -> list[nn.Parameter]:
         """The parameters that train: the method's factors, and magnitude and bias where there are any."""
         chosen = self.settings.trains or self.factors
-        found = [getattr(self, name) for name in chosen] + [self.magnitude, self.bias]
-        return [parameter for parameter in found if parameter is not None]
+        own = self._parameters  # what `getattr` would search for, slowly: a switch asks all adapters
+        return [p for p in map(own.get, (*chosen, "magnitude", "bias")) if p is not None]
 
     def make(self, *size: int) -> nn.Parameter:
         """A parameter of zeros, with a leading dimension for a stack of matrices."""

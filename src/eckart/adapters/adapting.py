@@ -116,7 +116,7 @@ def adapt(
     _check_name(model, name)
     whole = chosen_modules(model, modules_to_save)
     found = [matrix for matrix in chosen(model, targets, exclude, layers) if not inside(matrix.name, whole)]
-    ranks = fixed_ranks(found, rank if rank is not None else row.rank)
+    ranks = fixed_ranks(found, rank if rank is not None else row.rank, row.shape.bounded)
     found = [matrix for matrix in found if matrix.name in ranks]
     _check_kinds(found)
     settings = Settings(
@@ -128,6 +128,7 @@ def adapt(
         ready = prepare(row, look)
     found = [matrix for matrix in found if matrix.name in ready]
     settings = with_prepared(settings, ready, rank if isinstance(rank, int) else row.rank)
+    row.shape.share(found, settings)
     asked = Asked(dtype, row.magnitude if magnitude is None else magnitude, bias)
     made = start_all(row, settings, found, seen, ready, extra, generator, asked, progress)
     _place(model, found, made, name)

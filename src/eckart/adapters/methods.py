@@ -9,8 +9,11 @@ from typing import Any
 
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.shapes.deep import CompressedDeep, Deep
+from eckart.adapters.shapes.hadamard import Hadamard
+from eckart.adapters.shapes.kronecker import Kronecker
 from eckart.adapters.shapes.two_factor import TwoFactor
-from eckart.adapters.starts import deep, plain
+from eckart.adapters.shapes.vectors import Vectors
+from eckart.adapters.starts import deep, plain, shapes
 from eckart.adapters.starts.start import Prepare, Start
 
 
@@ -78,5 +81,27 @@ METHODS: dict[str, Method] = {
         "none",
         wanted=("gradient",),
         options={"eps": 1e-3},
+    ),
+    "vera": Method(
+        Vectors,
+        shapes.vectors,
+        "2310.11454",
+        "two vectors train around a random pair that all matrices share",
+        "none",
+        rank=256,
+        options={"d": 0.1, "seed": 0},
+        peft="VERA",
+    ),
+    "loha": Method(
+        Hadamard, shapes.hadamard, "2108.06098", "entrywise product of two pairs: rank up to r²", alpha=8.0, peft="LOHA"
+    ),
+    "lokr": Method(
+        Kronecker,
+        shapes.kronecker,
+        "2309.14859",
+        "Kronecker product: full rank from few parameters",
+        alpha=8.0,
+        options={"factor": -1, "both": False},
+        peft="LOKR",
     ),
 }

@@ -6,8 +6,8 @@ from eckart.nn import Matrix
 from eckart.nn.patterns import closest
 
 
-def fixed_ranks(found: list[Matrix], rank: int | Mapping[str, int]) -> dict[str, int]:
-    """A rank for each matrix, checked; a mapping names those that are adapted."""
+def fixed_ranks(found: list[Matrix], rank: int | Mapping[str, int], bounded: bool = True) -> dict[str, int]:
+    """A rank for each matrix, checked (at most min(m, n) where bounded); a mapping names those that are adapted."""
     shapes = {name: matrix for matrix in found for name in (matrix.name, *matrix.tied)}
     if isinstance(rank, Mapping):
         unknown = [name for name in rank if name not in shapes]
@@ -17,9 +17,10 @@ def fixed_ranks(found: list[Matrix], rank: int | Mapping[str, int]) -> dict[str,
     else:
         ranks = {matrix.name: rank for matrix in found}
     for name, r in ranks.items():
-        if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= min(shapes[name].shape):
-            m, n = shapes[name].shape
-            raise ValueError(f"rank: {r!r} for {name} ({m}, {n}); give a whole number from 1 to {min(m, n)}")
+        m, n = shapes[name].shape
+        if not isinstance(r, int) or isinstance(r, bool) or r < 1 or (bounded and r > min(m, n)):
+            most = f"from 1 to {min(m, n)}" if bounded else "of at least 1"
+            raise ValueError(f"rank: {r!r} for {name} ({m}, {n}); give a whole number {most}")
     if not ranks:
         raise ValueError("rank: every matrix has rank 0, so nothing would be adapted")
     return {matrix.name: ranks[matrix.name] for matrix in found if matrix.name in ranks}
