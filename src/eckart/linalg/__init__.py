@@ -25,6 +25,7 @@ from eckart.linalg.powerlaw import PowerLaw, power_law
 from eckart.linalg.proximal import prox_k_support_squared, prox_nuclear, prox_schatten
 from eckart.linalg.proximal_vector import prox_power, prox_vector_k_support_squared
 from eckart.linalg.quantize import Quantized, dequantize, quantize, stochastic_round
+from eckart.linalg.solve import solve_gram, solve_sylvester
 from eckart.linalg.spectrum import (
     effective_rank,
     energy_rank,
@@ -99,6 +100,8 @@ __all__ = [
     "schatten_norm",
     "shrink",
     "singular_values",
+    "solve_gram",
+    "solve_sylvester",
     "spectral_start",
     "stable_rank",
     "stochastic_round",
