@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eckart.adapters.adapter import Adapter
+from eckart.adapters.shapes.core import Core
 from eckart.adapters.shapes.deep import CompressedDeep, Deep
 from eckart.adapters.shapes.hadamard import Hadamard
 from eckart.adapters.shapes.kronecker import Kronecker
 from eckart.adapters.shapes.two_factor import TwoFactor
 from eckart.adapters.shapes.vectors import Vectors
-from eckart.adapters.starts import deep, plain, shapes
+from eckart.adapters.starts import activations, deep, gradients, loftq, plain, shapes, spectral
 from eckart.adapters.starts.start import Prepare, Start
 
 
@@ -65,6 +66,75 @@ METHODS: dict[str, Method] = {
     ),
     "lora-fa": Method(TwoFactor, plain.kaiming, "2308.03303", "A stays as drawn: x is not kept", trains=("B",)),
     "dora": Method(TwoFactor, plain.kaiming, "2402.09353", "the length of each row trains apart", magnitude=True),
+    "lora-gaussian": Method(TwoFactor, plain.gaussian, "2106.09685", "B = 0, A Gaussian"),
+    "lora-orthogonal": Method(TwoFactor, plain.orthogonal, "2106.09685", "B = 0, A with orthonormal rows"),
+    "pissa": Method(TwoFactor, spectral.largest, "2404.02948", "starts from the largest directions of W"),
+    "milora": Method(TwoFactor, spectral.smallest, "2406.09044", "starts from the smallest directions of W"),
+    "mica": Method(
+        TwoFactor, spectral.unused_outputs, "2604.01694", "writes where W writes least: B stays", trains=("A",)
+    ),
+    "olora": Method(TwoFactor, spectral.first_rows, "2406.01775", "starts from the QR of W"),
+    "eva": Method(
+        TwoFactor,
+        activations.principal,
+        "2410.07170",
+        "A reads where the inputs vary; ranks follow the variance",
+        wanted=("input_covariance",),
+        options={"rho": 2.0},
+        prepare=activations.components,
+    ),
+    "corda": Method(
+        TwoFactor,
+        activations.oriented,
+        "2406.05223",
+        "starts from W as its inputs see it",
+        wanted=("input_covariance",),
+        options={"mode": "ipm"},
+    ),
+    "lora-ga": Method(
+        TwoFactor,
+        gradients.approximation,
+        "2407.05000",
+        "the first step is full training's best of rank 2r",
+        "alpha/sqrt(r)",
+        alpha=16.0,
+        wanted=("gradient",),
+        options={"gamma": 16.0},
+    ),
+    "lora-one": Method(
+        TwoFactor,
+        gradients.one_step,
+        "2502.01235",
+        "starts one step of full training ahead",
+        "alpha/sqrt(r)",
+        alpha=16.0,
+        wanted=("gradient",),
+        options={"gamma": 128.0},
+        moves=True,
+    ),
+    "lora-xs": Method(
+        Core, spectral.core, "2405.17604", "r² numbers between the largest directions of W", trains=("R",)
+    ),
+    "lora-sb": Method(
+        Core,
+        gradients.update,
+        "2411.19557",
+        "r² numbers in the directions of the first step",
+        "none",
+        trains=("R",),
+        wanted=("gradient",),
+        options={"eta": 1e-5},
+        moves=True,
+    ),
+    "loftq": Method(
+        TwoFactor,
+        loftq.residual,
+        "2310.08659",
+        "starts from what quantisation lost",
+        options={"original": None},
+        prepare=loftq.originals,
+        moves=True,
+    ),
     "deep-lora": Method(
         Deep,
         deep.orthogonal,

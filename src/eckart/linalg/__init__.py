@@ -25,6 +25,7 @@ from eckart.linalg.powerlaw import PowerLaw, power_law
 from eckart.linalg.proximal import prox_k_support_squared, prox_nuclear, prox_schatten
 from eckart.linalg.proximal_vector import prox_power, prox_vector_k_support_squared
 from eckart.linalg.quantize import Quantized, dequantize, quantize, stochastic_round
+from eckart.linalg.smallest import smallest_svd
 from eckart.linalg.solve import solve_gram, solve_sylvester
 from eckart.linalg.spectrum import (
     effective_rank,
@@ -100,6 +101,7 @@ __all__ = [
     "schatten_norm",
     "shrink",
     "singular_values",
+    "smallest_svd",
     "solve_gram",
     "solve_sylvester",
     "spectral_start",

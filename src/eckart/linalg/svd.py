@@ -188,11 +188,13 @@ def _all_values(
 def _gram_svd(
     W: Tensor,  # (m, n), float32 or float64
     rank: int,
+    smallest: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (m, r), (r,), (r, n)
     """V from the Gram matrix of the short side; U and S from the SVD of the narrow W V, so U is orthonormal always."""
     X, scale = in_range("W", W, torch.float64)
     X = tall(X)
-    V = torch.linalg.eigh(gram(X, torch.float64)).eigenvectors[:, -rank:].flip(-1).to(X.dtype)
+    ascending = torch.linalg.eigh(gram(X, torch.float64)).eigenvectors
+    V = (ascending[:, :rank] if smallest else ascending[:, -rank:]).flip(-1).to(X.dtype)
     U, S, turn = torch.linalg.svd(X @ V, full_matrices=False)
     Vh = turn @ V.mT
     S = S * scale
