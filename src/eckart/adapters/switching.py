@@ -54,14 +54,14 @@ def activate(model: nn.Module, *adapters: str) -> None:
     require_known(chosen, _names(held), "adapters")
     wanted = {place: tuple([name for name in chosen if name in place.held]) for place in held.values()}
     for place, active in wanted.items():
-        _check_magnitudes(place, active)
+        check_magnitudes(place, active)
     _check_copies(saved, chosen)
     for module in saved.values():
         module.activate(chosen)
     for place, active in wanted.items():
         for name in {*place.active, *active}:
             _let_train(place.held[name], name in active)
-    _let_act(wanted)
+    let_act(wanted)
 
 
 @contextmanager
@@ -86,10 +86,10 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
     try:
         for module in copies:
             module.active = None
-        _let_act(dict.fromkeys(before, ()))
+        let_act(dict.fromkeys(before, ()))
         yield model
     finally:
-        _let_act(before)
+        let_act(before)
         for module, copy in copies.items():
             module.active = copy
 
@@ -117,15 +117,20 @@ def remove(model: nn.Module, name: str) -> None:
     """
     require_known((name,), names(model), "name")
     for place in places(model, name).values():
-        _let_act({place: tuple(other for other in place.active if other != name)})
-        del place.adapters[name]
-        if not place.adapters:
-            place.leave(model)
+        take_off(model, place, name)
     for module in saved_modules(model, name).values():
         module.active = None if module.active == name else module.active
         del module.copies[name]
         if not module.copies:
             replace(model, module.name, module.original)
+
+
+def take_off(model: nn.Module, place: Place, name: str) -> None:
+    """Take an adapter off one matrix."""
+    let_act({place: tuple(other for other in place.active if other != name)})
+    del place.adapters[name]
+    if not place.adapters:
+        place.leave(model)
 
 
 def rename(model: nn.Module, name: str, new: str) -> None:
@@ -178,7 +183,7 @@ def _names(held: Mapping[str, Place]) -> list[str]:
     return list(dict.fromkeys(name for place in held.values() for name in place.held))
 
 
-def _let_act(wanted: Mapping[Place, tuple[str, ...]]) -> None:
+def let_act(wanted: Mapping[Place, tuple[str, ...]]) -> None:
     """Set what acts in some places; outputs that wait there for siblings are no longer right."""
     changed = [place for place, active in wanted.items() if place.active != active]
     for place in changed:
@@ -200,7 +205,7 @@ def _rename(modules: nn.ModuleDict, name: str, new: str) -> None:
     modules.update(renamed)
 
 
-def _check_magnitudes(place: Place, active: tuple[str, ...]) -> None:
+def check_magnitudes(place: Place, active: tuple[str, ...]) -> None:
     live = [name for name in active if place.held[name].magnitude is not None] if len(active) > 1 else []
     if live:
         raise ValueError(
