@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 import eckart.adapters as adapters
 from eckart.adapters.place import places
 from eckart.adapters.switching import names
-from eckart.lm.adapter_state import FILE, read_state, write_state
+from eckart.lm.adapter_state import holds_adapter, put_back, write_groups
 
 if TYPE_CHECKING:  # both take seconds to import
     from transformers import Trainer, TrainingArguments
@@ -30,9 +30,10 @@ if TYPE_CHECKING:  # both take seconds to import
 class AdapterCallback(TrainerCallback):
     """Let a Trainer (transformers' own, or one of TRL's) save and resume adapters only.
 
-    A checkpoint then holds adapter_config.json and adapter_model.safetensors, which PEFT and `eckart.load` read,
-    adapter_state.safetensors, from which training goes on to the last bit, and the Trainer's own files (optimizer,
-    scheduler, random states). `trainer.train(resume_from_checkpoint=…)` needs a model that was adapted in the same way.
+    A checkpoint then holds what `eckart.save` writes (adapter_config.json and adapter_model.safetensors, which PEFT
+    reads too), and the Trainer's own files (optimizer, scheduler, random states). A run that goes on from it gives the
+    bits of one that was never stopped, on one process in float32. `trainer.train(resume_from_checkpoint=…)` needs a
+    model that was adapted in the same way.
 
     Args:
         name: Which adapter; None is the one that acts.
@@ -46,8 +47,8 @@ class AdapterCallback(TrainerCallback):
         >>> trainer = Trainer(model=model, args=TrainingArguments(folder, use_cpu=True))
         >>> _ = AdapterCallback().attach(trainer)
         >>> trainer.save_model()
-        >>> sorted(file.name for file in Path(folder).glob("*.safetensors"))
-        ['adapter_model.safetensors', 'adapter_state.safetensors']
+        >>> sorted(file.name for file in Path(folder).iterdir() if "adapter_" in file.name)
+        ['adapter_config.json', 'adapter_groups.json', 'adapter_model.safetensors']
     """
 
     def __init__(self, name: str | None = None) -> None:
@@ -70,24 +71,25 @@ class AdapterCallback(TrainerCallback):
         model: Any = trainer.model
         self.name = _acting(model, self.name)
         _check(trainer)
+        hooked: Any = trainer
         save, load = trainer._save, trainer._load_from_checkpoint
 
         def save_adapter(output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-            with _writes_adapter(trainer.model, self.name):
+            with _writes_adapter(hooked.model, self.name):
                 save(output_dir, state_dict)
 
         def load_adapter(resume_from_checkpoint: str, model: Any = None) -> None:
-            if (Path(resume_from_checkpoint) / FILE).is_file():
-                read_state(trainer.model, str(self.name), resume_from_checkpoint)
+            if holds_adapter(resume_from_checkpoint):
+                put_back(hooked.model, str(self.name), resume_from_checkpoint)
             else:
                 load(resume_from_checkpoint, model)  # a checkpoint of the whole model, or an error that says so
 
         def load_best() -> None:
-            read_state(trainer.model, str(self.name), str(trainer.state.best_model_checkpoint))
+            put_back(hooked.model, str(self.name), str(hooked.state.best_model_checkpoint))
 
-        trainer._save = save_adapter
-        trainer._load_from_checkpoint = load_adapter
-        trainer._load_best_model = load_best
+        hooked._save = save_adapter
+        hooked._load_from_checkpoint = load_adapter
+        hooked._load_best_model = load_best
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
         self._attached = True
@@ -105,14 +107,14 @@ class AdapterCallback(TrainerCallback):
 
 
 def save_into(model: Any, name: str, folder: str | os.PathLike[str]) -> None:
-    """Write an adapter's two files and its state into a folder that may hold other files, which stay."""
+    """Write an adapter's files into a folder that may hold other files, which stay."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter-") as beside:
         adapters.save(model, Path(beside) / "files", name=name)
         for file in (Path(beside) / "files").iterdir():
             file.replace(folder / file.name)
-    write_state(model, name, folder)
+    write_groups(model, name, folder)
 
 
 @contextmanager

@@ -1,130 +1,106 @@
-"""An adapter exactly as it is in the middle of training: every number of it, and the order of what is added up.
+"""An adapter put back as it was in the middle of training: the same parameters, and sums in the same order.
 
-PEFT's two files say what an adapter does. To go on with training as if nothing had happened takes more: the factors
-that a method trains (which PEFT's form may have multiplied out), its frozen start, and which layers are computed
-together, since sums in another order differ in their last bits.
+`eckart.save` keeps every number of an adapter. To go on as if nothing had happened takes two things more: the optimizer
+holds the model's parameters, so the numbers are copied into these; and which layers are computed together must be what
+it was, since sums in another order differ in their last bits.
 
 Paper: none.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from eckart.adapters.adapted import AdaptedLayer
+from eckart.adapters.files.own import read_own, read_told
+from eckart.adapters.files.stored import OWN_CONFIG, Stored
 from eckart.adapters.place import places
 from eckart.adapters.saved_modules import saved_modules
-from eckart.nn.files import read_header, read_tensor, save_safetensors
-from eckart.nn.patterns import closest
+from eckart.adapters.targets import matrices_before
+from eckart.nn.files import read_adapter, read_json, write_json
+from eckart.nn.files.adapter import CONFIG
 
-FILE = "adapter_state.safetensors"
+GROUPS = "adapter_groups.json"
 
 
-def write_state(model: nn.Module, name: str, folder: str | os.PathLike[str]) -> None:
-    """Write an adapter's state beside its two files.
+def write_groups(model: nn.Module, name: str, folder: str | os.PathLike[str]) -> None:
+    """Write down which layers are computed together.
 
     Args:
         model: A model with adapters.
         name: The adapter.
-        folder: An existing folder; an earlier state in it is replaced.
+        folder: An existing folder.
     """
-    tensors = {f"{owner}|{key}": value for owner, part in _parts(model, name) for key, value in part.state_dict().items()}
-    held = places(model, name)
-    groups = {tuple(str(layer.name) for layer in place.siblings.of(place)) for place in _grouped(model, name)}
-    described = json.dumps({"matrices": list(held), "groups": sorted(groups)})
-    save_safetensors(Path(folder) / FILE, tensors, {"eckart": described}, force=True)
+    groups = {tuple(member.name for member in layer.siblings.of(layer)) for layer in _layers(model, name).values()}
+    write_json(Path(folder) / GROUPS, sorted(groups), force=True)
 
 
-@torch.no_grad()
-def read_state(model: nn.Module, name: str, folder: str | os.PathLike[str]) -> None:
-    """Give an adapter of the model the state that `write_state` wrote; its parameters stay the same objects.
+def put_back(model: nn.Module, name: str, folder: str | os.PathLike[str]) -> None:
+    """Give an adapter of the model the numbers that `eckart.save` wrote; its parameters stay the same objects.
 
     Args:
         model: A model with the same adapter: same method, ranks and targets.
-        name: Its name, which may be another than when it was written.
-        folder: Where the file lies.
+        name: Its name, which may be another than when it was saved.
+        folder: Where it lies, with the groups if they were written.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no adapter there.
         ValueError: It is damaged, or of another adapter; the model is then as it was.
     """
-    header = read_header(Path(folder) / FILE)
-    parts = dict(_parts(model, name))
-    wanted = {f"{owner}|{key}": (owner, key) for owner, part in parts.items() for key in _slots(part)}
-    needed = {f"{owner}|{key}" for owner, part in parts.items() for key in part.state_dict()}
-    _check(folder, set(header), set(wanted), needed)
-    tensors = {key: read_tensor(info) for key, info in header.items()}
-    for key, value in tensors.items():
-        owner, slot = wanted[key]
-        module, leaf = _owner(parts[owner], slot)
-        parameter = module._parameters.get(leaf)
-        if parameter is not None and parameter.shape != value.shape:
-            raise ValueError(
-                f"folder: {folder} holds {slot} of {owner} as {tuple(value.shape)}, but the model's is "
-                f"{tuple(parameter.shape)}; adapt the model with the ranks of the checkpoint"
-            )
-    for key, value in tensors.items():
-        owner, slot = wanted[key]
-        module, leaf = _owner(parts[owner], slot)
-        parameter = module._parameters.get(leaf)
-        if parameter is not None:
-            parameter.copy_(value)
-        else:
-            module._buffers[leaf] = value.to(next(parts[owner].parameters()).device)
-    _restore_groups(model, name, _described(Path(folder) / FILE))
+    folder = Path(folder)
+    found = {matrix.name: matrix for matrix in matrices_before(model)}
+    files = read_adapter(folder) if (folder / CONFIG).is_file() else None
+    stored = read_own(folder, read_told(folder), files, found)
+    pairs = list(_pairs(model, name, stored, folder))
+    with torch.no_grad():
+        for module, key, value in pairs:
+            now = module._parameters.get(key, module._buffers.get(key))
+            if now is not None and now.shape == value.shape:
+                now.copy_(value)  # the same object, which the optimizer or other adapters hold
+            else:
+                module._buffers[key] = value.to(next(module.parameters()).device)
+    if (folder / GROUPS).is_file():
+        _restore_groups(model, name, read_json(folder / GROUPS))
 
 
-def _parts(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """The adapter's own modules: one for each matrix, and the modules that it trains whole."""
-    for matrix, place in places(model, name).items():
-        yield matrix, place.adapters[name]
-    for path, module in saved_modules(model, name).items():
-        yield f"{path} (whole)", module.copies[name]
+def holds_adapter(folder: str | os.PathLike[str]) -> bool:
+    """Whether `eckart.save` wrote an adapter to a folder."""
+    return (Path(folder) / OWN_CONFIG).is_file()
 
 
-def _slots(part: nn.Module) -> list[str]:
-    """Names of all tensors that it can hold, buffers that are not there yet included."""
-    empty = [
-        f"{path}.{key}" if path else key
-        for path, module in part.named_modules()
-        for key, value in module._buffers.items()
-        if value is None
-    ]
-    return [*part.state_dict(), *empty]
+def _pairs(model: nn.Module, name: str, stored: Stored, folder: Path) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Where each stored tensor goes, checked."""
+    parts: dict[str, nn.Module] = {key: place.adapters[name] for key, place in places(model, name).items()}
+    parts |= {key: module.copies[name] for key, module in saved_modules(model, name).items()}
+    states = {key: entry.state for key, entry in stored.entries.items()} | stored.modules
+    odd = sorted(set(parts) ^ set(states))
+    if odd:
+        raise ValueError(
+            f"folder: the adapter in {folder} is another one: {odd[0]} is in "
+            f"{'the model' if odd[0] in parts else 'it'} alone; adapt the model as it was when that was saved"
+        )
+    for owner, state in states.items():
+        for path, value in state.items():
+            module, key = parts[owner].get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+            parameter = module._parameters.get(key)
+            if parameter is None and key not in module._buffers:
+                raise ValueError(f"folder: {owner} has no {path} in the model; adapt it as when {folder} was saved")
+            if parameter is not None and parameter.shape != value.shape:
+                raise ValueError(
+                    f"folder: {path} of {owner} is {tuple(value.shape)} in {folder} and {tuple(parameter.shape)} in "
+                    "the model; adapt the model with the ranks of the checkpoint"
+                )
+            yield module, key, value
 
 
-def _owner(part: nn.Module, slot: str) -> tuple[nn.Module, str]:
-    path, _, leaf = slot.rpartition(".")
-    return part.get_submodule(path), leaf
-
-
-def _grouped(model: nn.Module, name: str) -> list[nn.Module]:
-    return [place for place in places(model, name).values() if hasattr(place, "siblings")]
+def _layers(model: nn.Module, name: str) -> dict[str, AdaptedLayer]:
+    return {key: place for key, place in places(model, name).items() if isinstance(place, AdaptedLayer)}
 
 
 def _restore_groups(model: nn.Module, name: str, groups: list[list[str]]) -> None:
-    held = {str(place.name): place for place in _grouped(model, name)}
-    if held:
-        siblings = next(iter(held.values())).siblings
-        siblings.restore([[held[member] for member in members] for members in groups])  # type: ignore[operator,union-attr]
-
-
-def _described(file: Path) -> list[list[str]]:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        return list(json.loads(opened.metadata()["eckart"])["groups"])
-
-
-def _check(folder: str | os.PathLike[str], held: set[str], wanted: set[str], needed: set[str]) -> None:
-    unknown, lacking = sorted(held - wanted), sorted(needed - held)
-    if unknown or lacking:
-        odd = (unknown or lacking)[0]
-        near = closest(odd, wanted if unknown else held, whole=True)
-        raise ValueError(
-            f"folder: {folder} is of another adapter: {'the model has no' if unknown else 'it lacks'} {odd} (closest: "
-            f"{near}); adapt the model with the method, ranks and targets of the checkpoint"
-        )
+    held = _layers(model, name)
+    if held and all(member in held for members in groups for member in members):
+        next(iter(held.values())).siblings.restore([[held[member] for member in members] for members in groups])

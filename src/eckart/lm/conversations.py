@@ -40,13 +40,13 @@ def read_conversation(tokenizer: Tokenizer, turns: Turns, place: str) -> tuple[l
         )
     try:
         if re.search(r"\{%-?\s*generation\s*-?%\}", str(tokenizer.chat_template)):
-            made = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+            made: Any = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
             return list(made["input_ids"]), [bool(each) for each in made["assistant_masks"]], True
         whole = _render(tokenizer, turns)
     except Exception as error:  # templates raise whatever they like
         raise ValueError(f"data: the chat template refuses {place} ({_first_line(error)}); mend the turns") from error
     spans = _spans(tokenizer, turns, whole) if tokenizer.is_fast else None
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=spans is not None, verbose=False)
+    encoded: Any = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=spans is not None, verbose=False)
     ids = list(encoded["input_ids"])
     if spans is None:
         return ids, [True] * len(ids), False

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 

@@ -111,7 +111,7 @@ def keeps_apart(model: nn.Module, words: int) -> bool:
             except TypeError:  # it takes no positions, or has no cache
                 return False
             said.append(output.logits[0, 8:].float())
-    return torch.allclose(*said, rtol=1e-4, atol=1e-4 * said[0].abs().max().item())
+    return torch.allclose(said[0], said[1], rtol=1e-4, atol=1e-4 * said[0].abs().max().item())
 
 
 def _joined(documents: list[Example]) -> Example:

@@ -54,7 +54,9 @@ def read_rows(source: str | os.PathLike[str]) -> list[Row]:
             f"save_to_disk wrote, or {BUILT_IN!r}"
         )
     if path.is_dir():
-        found = ((fields, f"{path} row {i}") for i, fields in enumerate(dataset_rows(path), 1))
+        found: Iterator[tuple[Any, str]] = (
+            (fields, f"{path} row {i}") for i, fields in enumerate(dataset_rows(path), 1)
+        )
     elif path.suffix == ".jsonl":
         found = _lines(path)
     else:
