@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from eckart.adapters.adapter import Adapter
@@ -18,25 +19,30 @@ from eckart.adapters.magnitude import row_factor
 from eckart.adapters.place import Place
 from eckart.adapters.siblings import Siblings
 from eckart.nn import Matrix, replace
+from eckart.nn.factored import to_linear
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows
+from eckart.nn.quantised import dequantized, is_quantised
 
 
 class AdaptedLayer(Place):
     """A module in the place of a layer, which it keeps as `base`.
 
-    Attributes that it has not are the base's (`weight`, `in_features`, …): code that asks for a weight's dtype works,
-    and code that multiplies with the weight itself does without the adapter.
+    Attributes that it has not are the base's (`in_features`, …), but `weight` and `bias` are those with the active
+    adapters in them: code that multiplies with the weight itself (attention with its output layer's) is right too, at
+    the cost of forming W + Δ. A quantised weight is given as it is.
 
     Args:
         matrix: The layer's matrix.
         siblings: One object for all adapted layers of a model.
+        read: Whether the module that holds the layer is known to read its weight instead of calling it.
     """
 
     base: Any
 
-    def __init__(self, matrix: Matrix, siblings: Siblings) -> None:
+    def __init__(self, matrix: Matrix, siblings: Siblings, read: bool = False) -> None:
         super().__init__(matrix)
         self.base = matrix.module
+        self.read = read
         self.siblings = siblings
         self.by_row: Callable[..., Tensor] | None = None  # set by `mixed`: each row of a batch has its own adapter
 
@@ -44,24 +50,36 @@ class AdaptedLayer(Place):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("base"), name)
+            base: Any = super().__getattr__("base")
+        if name == "weight" and self.active and not is_quantised(base):
+            return self.as_stored(self.changed_weight())
+        if name == "bias" and self.active and self.kind != "embedding":
+            return self._bias(self.live())
+        return getattr(base, name)
 
     def weight_matrix(self) -> Tensor:  # (m, n), or (stack, m, n)
-        W = self.base.weight.detach()
-        if self.transposed:
-            return W.mT
-        return W.reshape(*((self.stack,) if self.stack > 1 else ()), *self.shape) if self.kind == "conv" else W
+        return dequantized(self.base) if is_quantised(self.base) else self.as_matrix(self.base.weight.detach())
+
+    def as_stored(self, W: Tensor) -> Tensor:
+        W = W.mT if self.transposed else W
+        return W.reshape(self.base.weight.shape) if self.kind == "conv" else W
 
     def write(self, W: Tensor) -> None:
-        """Give the layer another weight, (m, n) or (stack, m, n), in a new tensor of W's dtype."""
+        """Give the layer another weight, (m, n) or (stack, m, n), in a new tensor of W's dtype.
+
+        A quantised layer becomes a dense one.
+        """
+        if is_quantised(self.base):
+            self.base = to_linear(W, self.base.bias)
+            return
         old = self.base.weight
-        new = (W.mT if self.transposed else W).reshape(old.shape).contiguous()
-        self.base.weight = nn.Parameter(new, requires_grad=old.requires_grad)
+        self.base.weight = nn.Parameter(self.as_stored(W).contiguous(), requires_grad=old.requires_grad)
 
     def leave(self, model: nn.Module) -> None:
         """Put the layer itself back."""
         self.siblings.forget()
-        replace(model, self.name, self.base)
+        for name in (self.name, *self.aliases):
+            replace(model, name, self.base)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer with its active adapters."""
@@ -92,11 +110,9 @@ class AdaptedLayer(Place):
 
     def _fusable(self, live: list[Adapter], x: Tensor) -> bool:
         """Whether `fused` computes this call: eager, a plain weight, thin products, one rate of dropout."""
-        W = self.base._parameters.get("weight")
         return (
             self.kind in ("linear", "conv1d")
-            and type(W) is nn.Parameter
-            and W.is_floating_point()
+            and not _why_alone(self.base)
             and not _watched(self.base)
             and not torch.compiler.is_compiling()
             and not x.is_inference()
@@ -129,47 +145,61 @@ class AdaptedLayer(Place):
 
     def _plain(self, live: list[Adapter], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The same in ordinary operations: right for every layer, shape and kind of tensor."""
-        y = self.base(x, *args, **kwargs)
-        change = [self._change(adapter, x) for adapter in live]
         factor = self._factor(live)
+        if isinstance(self.base, nn.EmbeddingBag) and (factor is not None or self.base.mode == "max"):
+            return functional_call(self.base, {"weight": self.changed_weight()}, (x, *args), kwargs)
+        y = self.base(x, *args, **kwargs)
+        change = [self._change(adapter, x, *args, **kwargs) for adapter in live]
         if factor is None:
             for each in change:
                 y = y + each.to(y.dtype)
         else:
             bias = self.base.bias if self.kind != "embedding" else None
-            bare = y if bias is None else y - along_outputs(self.kind, y, bias)
-            scaled = scale_rows(self.kind, x, bare + sum(change).to(y.dtype), factor.to(y.dtype))  # type: ignore[union-attr]
-            y = scaled if bias is None else scaled + along_outputs(self.kind, y, bias)
+            bare = y if bias is None else y - along_outputs(self.base, self.kind, bias)
+            scaled = scale_rows(self.base, self.kind, x, bare + sum(change).to(y.dtype), factor.to(y.dtype))  # type: ignore[union-attr]
+            y = scaled if bias is None else scaled + along_outputs(self.base, self.kind, bias)
         for adapter in live:
             if adapter.bias is not None:
-                y = y + along_outputs(self.kind, y, adapter.bias.to(y.dtype))
+                y = y + along_outputs(self.base, self.kind, adapter.bias.to(y.dtype))
         return y
 
-    def _change(self, adapter: Adapter, x: Tensor) -> Tensor:
+    def _change(self, adapter: Adapter, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Δ applied to x."""
         x_in = x
         if x.is_floating_point():
             x_in = F.dropout(x, adapter.settings.dropout, self.training)
-        terms = adapter.terms() if self.stack == 1 else None
+        terms = adapter.terms()
         if terms is None:
             if self.kind in ("linear", "conv1d") and (y := adapter.times(x_in)) is not None:
                 return y
-            return product(self.base, self.kind, x_in, _as(adapter.delta(), x))
+            return product(self.base, self.kind, x_in, _as(adapter.delta(), x), *args, **kwargs)
         total = None
         for B, A, scale in terms:
-            part = scale * pair_product(self.base, self.kind, x_in, _as(B, x), _as(A, x))
+            part = scale * pair_product(self.base, self.kind, x_in, _as(B, x), _as(A, x), *args, **kwargs)
             total = part if total is None else total + part
         assert total is not None
         return total
 
     def extra_repr(self) -> str:
         others = [str(layer.name) for layer in self.siblings.of(self) if layer is not self]
-        return super().extra_repr() + (f", grouped with {', '.join(others)}" if others else "")
+        why = _why_alone(self.base) if self.kind in ("linear", "conv1d") else ""
+        told = super().extra_repr() + (f", grouped with {', '.join(others)}" if others else "")
+        return told + (f", computed apart: {why}" if why else "")
 
 
 def _as(W: Tensor, x: Tensor) -> Tensor:
     """A factor in the input's dtype (a table's, where the input is ids)."""
     return W.to(x.dtype) if x.is_floating_point() else W
+
+
+def _why_alone(layer: nn.Module) -> str:
+    """Why a linear layer is not fused with its siblings; empty where it is."""
+    W = layer._parameters.get("weight")
+    if is_quantised(layer):
+        return f"its weight is quantised ({type(W).__name__})"
+    if W is None:
+        return "its weight is computed at each use"
+    return "" if type(W) is nn.Parameter and W.is_floating_point() else f"its weight is a {type(W).__name__}"
 
 
 def _watched(layer: nn.Module) -> bool:

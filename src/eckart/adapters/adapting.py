@@ -1,27 +1,25 @@
 """`adapt`: put adapters of one method on the matrices of a model, which trains nothing else from then on."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.adapted import AdaptedLayer
-from eckart.adapters.adapter import Adapter
 from eckart.adapters.methods import METHODS, Method
-from eckart.adapters.place import Place, adapters, places
+from eckart.adapters.place import adapters, places
+from eckart.adapters.placing import check_options, place_all
 from eckart.adapters.ranks import fixed_ranks
 from eckart.adapters.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.settings import Settings
-from eckart.adapters.siblings import Siblings
 from eckart.adapters.starting import Asked, prepare, start_all, with_prepared
 from eckart.adapters.starts.start import LookAtAll
 from eckart.adapters.switching import activate
-from eckart.adapters.targets import chosen
-from eckart.nn import Matrix, Observation, Patterns, Progress, observe, replace
+from eckart.adapters.targets import chosen, left_by_default, warn_of_tied
+from eckart.nn import Matrix, Observation, Patterns, Progress, observe
 from eckart.nn.patterns import closest
-from eckart.nn.products import CALLED
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Adaptation:
     settings: Settings
     trained: int  # parameters
     total: int  # parameters of the model, adapters included
+    left_out: dict[str, str] = field(default_factory=dict)  # what default targets did not take, name → reason
 
     def __str__(self) -> str:
         ranks = sorted(set(self.settings.ranks.values()))
@@ -45,6 +44,7 @@ class Adaptation:
         return (
             f'{self.settings.method} "{self.name}" on {count} {"matrix" if count == 1 else "matrices"} of {said}: '
             f"{self.trained:,} parameters train, {self.trained / self.total:.2%} of {self.total:,}".replace("%", " %")
+            + (f"; {len(self.left_out)} left out, see left_out" if self.left_out else "")
         )
 
 
@@ -113,12 +113,18 @@ def adapt(
     extra = _options(method, row, options)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: {dropout}; give a share of at least 0 and below 1")
-    _check_name(model, name)
+    check_name(model, name)
     whole = chosen_modules(model, modules_to_save)
-    found = [matrix for matrix in chosen(model, targets, exclude, layers) if not inside(matrix.name, whole)]
-    ranks = fixed_ranks(found, rank if rank is not None else row.rank, row.shape.bounded)
+    asked = row.rank if rank is None else rank
+    named = asked if isinstance(asked, Mapping) else ()
+    found = [m for m in chosen(model, targets, exclude, layers, named) if not inside(m.name, whole)]
+    left_out: dict[str, str] = {}
+    if targets is None and not named:
+        found, left_out = left_by_default(model, found, asked if row.shape.bounded else None)
+    ranks = fixed_ranks(found, asked, row.shape.bounded)
     found = [matrix for matrix in found if matrix.name in ranks]
-    _check_kinds(found)
+    check_options(model, found, dropout, bias)
+    warn_of_tied(found)
     settings = Settings(
         method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, whole, _plain(extra)
     )
@@ -129,13 +135,13 @@ def adapt(
     found = [matrix for matrix in found if matrix.name in ready]
     settings = with_prepared(settings, ready, rank if isinstance(rank, int) else row.rank)
     row.shape.share(found, settings)
-    asked = Asked(dtype, row.magnitude if magnitude is None else magnitude, bias)
-    made = start_all(row, settings, found, seen, ready, extra, generator, asked, progress)
-    _place(model, found, made, name)
+    wanted = Asked(dtype, row.magnitude if magnitude is None else magnitude, bias)
+    made = start_all(row, settings, found, seen, ready, extra, generator, wanted, progress)
+    place_all(model, found, made, name)
     add_copies(model, whole, name)
     model.requires_grad_(False)
     activate(model, name)
-    return summary(model, name)
+    return replace(summary(model, name), left_out=left_out)
 
 
 def summary(model: nn.Module, name: str) -> Adaptation:
@@ -161,21 +167,16 @@ def _options(method: str, row: Method, options: Mapping[str, Any]) -> dict[str, 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as data for the files: of a tensor, a model or a mapping only what it was."""
+    plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
     kept = (str, int, float, bool, list, tuple, type(None))
-    return {key: value if isinstance(value, kept) else type(value).__name__ for key, value in options.items()}
+    return {key: value if isinstance(value, kept) else type(value).__name__ for key, value in plain.items()}
 
 
-def _check_name(model: nn.Module, name: str) -> None:
+def check_name(model: nn.Module, name: str) -> None:
     if not name.isidentifier():
         raise ValueError(f"name: {name!r} is no name for an adapter; give letters, digits and underscores")
     if places(model, name):
         raise ValueError(f"name: the model has an adapter {name!r} already; choose another name, or remove it first")
-
-
-def _check_kinds(found: list[Matrix]) -> None:
-    bare = [matrix.name for matrix in found if matrix.kind not in CALLED]
-    if bare:
-        raise ValueError(f"targets: {', '.join(bare[:3])} are no layers of their own; leave them out")
 
 
 def _observed(
@@ -194,15 +195,3 @@ def _observed(
         raise ValueError(f"batches: {method} starts from data ({', '.join(row.wanted)}); give some batches")
     names = [matrix.name for matrix in found]
     return observe(model, batches, row.wanted, targets=names, loss=loss, progress=progress)
-
-
-def _place(model: nn.Module, found: list[Matrix], made: dict[str, Adapter], name: str) -> None:
-    """Give each matrix its adapter, wrapping layers that have none yet."""
-    held = places(model)
-    siblings = next((p.siblings for p in held.values() if isinstance(p, AdaptedLayer)), None) or Siblings()
-    for matrix in found:
-        place: Place | None = held.get(matrix.name)
-        if place is None:
-            place = AdaptedLayer(matrix, siblings)
-            replace(model, matrix.name, place)
-        place.add(name, made[matrix.name])

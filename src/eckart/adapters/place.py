@@ -7,9 +7,11 @@ parametrized (`AdaptedWeight`). Both are places, found by `places`.
 from abc import abstractmethod
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from eckart.adapters.adapter import Adapter
+from eckart.adapters.magnitude import row_factor
 from eckart.nn import Matrix
 
 
@@ -27,12 +29,46 @@ class Place(nn.Module):
         self.shape = matrix.shape
         self.stack = matrix.stack
         self.transposed = matrix.transposed
+        self.tied = matrix.tied  # other places of the same weight, which keep it as it is
+        self.aliases: tuple[str, ...] = ()  # other paths to the same module, adapted with it
+        self.read = False  # whether the weight is read by other code, not applied by a module that is called
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()  # added up, in this order
 
     @abstractmethod
     def weight_matrix(self) -> Tensor:  # (m, n), or (stack, m, n)
         """The frozen weight as (out, in)."""
+
+    @abstractmethod
+    def as_stored(self, W: Tensor) -> Tensor:
+        """A matrix, (m, n) or (stack, m, n), in the layout of the parameter."""
+
+    def as_matrix(self, stored: Tensor) -> Tensor:
+        """Undo `as_stored`: a view of the parameter, or what has its layout, as (out, in)."""
+        if self.transposed:
+            return stored.mT
+        return (
+            stored.reshape(*((self.stack,) if self.stack > 1 else ()), *self.shape) if self.kind == "conv" else stored
+        )
+
+    def changed_weight(self, W: Tensor | None = None) -> Tensor:  # (m, n), or (stack, m, n)
+        """c ∘ (W + Δ) of the active adapters, differentiable, in W's dtype: 2mnr operations and a new m×n tensor.
+
+        Args:
+            W: As (out, in); None is the frozen weight.
+        """
+        frozen = W = self.weight_matrix() if W is None else W
+        factor = None
+        for adapter in self.live():
+            terms = adapter.terms()
+            if terms is None:
+                W = W + adapter.delta().to(W.dtype)
+            for B, A, scale in terms or ():
+                add = torch.baddbmm if W.ndim == 3 else torch.addmm
+                W = add(W, B.to(W.dtype), A.to(W.dtype), alpha=scale)
+            if adapter.magnitude is not None:
+                factor = row_factor(adapter, frozen).to(W.dtype)
+        return W if factor is None else factor.unsqueeze(-1) * W
 
     @property
     def held(self) -> dict[str, Adapter]:

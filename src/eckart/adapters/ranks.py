@@ -8,7 +8,8 @@ from eckart.nn.patterns import closest
 
 def fixed_ranks(found: list[Matrix], rank: int | Mapping[str, int], bounded: bool = True) -> dict[str, int]:
     """A rank for each matrix, checked (at most min(m, n) where bounded); a mapping names those that are adapted."""
-    shapes = {name: matrix for matrix in found for name in (matrix.name, *matrix.tied)}
+    shapes = {name: matrix for matrix in found for name in matrix.tied}
+    shapes |= {matrix.name: matrix for matrix in found}
     if isinstance(rank, Mapping):
         unknown = [name for name in rank if name not in shapes]
         if unknown:

@@ -92,5 +92,5 @@ def _start(row: Method, settings: Settings, look: Look, asked: Asked) -> Adapter
     if asked.magnitude:
         adapter.magnitude = nn.Parameter(torch.linalg.vector_norm(W.to(dtype), dim=-1))
     if asked.bias:
-        adapter.bias = nn.Parameter(torch.zeros(matrix.shape[0], dtype=dtype, device=W.device))
+        adapter.bias = adapter.make(matrix.shape[0])
     return adapter

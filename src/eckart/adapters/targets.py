@@ -1,27 +1,51 @@
-"""Which matrices are adapted: by pattern, by exclusion, by range of layers; without any, all but embedding and head."""
+"""Which matrices are adapted: by pattern, by exclusion, by range of layers; without any, what is multiplied in a layer.
 
-from collections.abc import Collection
-from dataclasses import replace
+A tied weight is adapted where it is named, and nowhere else: its other places keep the base weight, with a warning.
+"""
 
-from torch import nn
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 
-from eckart.adapters.place import places
+from torch import Tensor, nn
+
+from eckart.adapters.place import Place, places
 from eckart.adapters.saved_modules import saved_modules
-from eckart.nn import Matrix, Patterns, locate, matrices, select
+from eckart.nn import Matrix, Patterns, locate, select
+from eckart.nn.matrices import _all_matrices
+from eckart.nn.quantised import quantised_matrices
+from eckart.nn.weights import layouts
 
-USUAL = ("linear", "conv1d", "conv")  # adapted unless the caller names targets
+USUAL = ("linear", "conv1d", "conv", "attention")  # adapted unless the caller names targets
+
+
+@dataclass(frozen=True)
+class Held(Matrix):
+    """A matrix that has adapters already: `weight` gives the frozen one."""
+
+    place: Place | None = field(default=None, repr=False)
+
+    def weight(self) -> Tensor:
+        assert self.place is not None
+        return self.place.weight_matrix()
 
 
 def chosen(
-    model: nn.Module, targets: Patterns = None, exclude: Patterns = None, layers: Collection[int] | None = None
+    model: nn.Module,
+    targets: Patterns = None,
+    exclude: Patterns = None,
+    layers: Collection[int] | None = None,
+    named: Collection[str] = (),
 ) -> list[Matrix]:
     """The matrices to adapt, under the names that they had before anything was adapted.
 
     Args:
         model: The model, with or without adapters on it.
-        targets: Glob patterns of names (see `nn.select`); None: every linear and convolution layer but the head.
+        targets: Glob patterns of names (see `nn.select`); None: every linear, convolution and attention weight but the
+            head; no embeddings, no experts.
         exclude: Patterns of names not to adapt.
         layers: Numbers of the layers to adapt (the first integer in a name); None for all.
+        named: Whole names that are adapted although `targets` is None.
 
     Returns:
         The matrices, in the model's order.
@@ -34,11 +58,14 @@ def chosen(
         >>> [matrix.name for matrix in chosen(model)], [matrix.name for matrix in chosen(model, layers=[1])]
         (['1', '2'], ['1'])
     """
-    found = _as_before(model)
+    found = matrices_before(model)
     names = set(select([name for matrix in found for name in (matrix.name, *matrix.tied)], targets, exclude))
-    found = [matrix for matrix in found if names.intersection((matrix.name, *matrix.tied))]
     if targets is None:
-        found = [matrix for matrix in found if matrix.kind in USUAL and not _is_head(model, matrix)]
+        heads = {matrix.name for matrix in found if _is_head(model, matrix)}
+        names = {m.name for m in found if m.name in names and m.kind in USUAL and m.name not in heads} | names & {
+            *named
+        }
+    found = [each for matrix in found for each in _apart(model, matrix, names)]
     if layers is not None:
         wanted = set(layers)
         found = [matrix for matrix in found if locate(matrix.name)[0] in wanted]
@@ -50,15 +77,104 @@ def chosen(
     return found
 
 
-def _as_before(model: nn.Module) -> list[Matrix]:
+def left_by_default(model: nn.Module, found: list[Matrix], rank: object) -> tuple[list[Matrix], dict[str, str]]:
+    """Of what is adapted by default, what fits the rank; and why the rest, and experts, are left out.
+
+    Args:
+        model: The model.
+        found: What `chosen` gave.
+        rank: One rank that must be at most min(m, n) of each; None where ranks are free.
+
+    Returns:
+        The matrices that fit, then name → reason. Where none fits, all are given back, for the error to speak of.
+    """
+    reasons = {m.name: "experts: W + Δ would be formed at each use; name them in targets" for m in _experts(model)}
+    small = [matrix for matrix in found if isinstance(rank, int) and rank > min(matrix.shape)]
+    if len(small) == len(found):
+        return found, reasons
+    for matrix in small:
+        reasons[matrix.name] = f"{matrix.shape} is too small for rank {rank}: give it a rank of its own"
+    return [matrix for matrix in found if matrix not in small], reasons
+
+
+def warn_of_tied(found: list[Matrix]) -> None:
+    """Say of each tied weight which of its places is adapted and which are not."""
+    adapted = {matrix.name for matrix in found}
+    for matrix in found:
+        others = [name for name in matrix.tied if name not in adapted]
+        if others:
+            warnings.warn(
+                f"{matrix.name} shares its weight with {', '.join(others)}: the adapter changes {matrix.name} alone, "
+                f"{', '.join(others)} keeps the base weight, and a merge unties them",
+                stacklevel=3,
+            )
+
+
+def matrices_before(model: nn.Module) -> list[Matrix]:
     """All matrices but those of modules that adapters train whole; those that a place holds by the place's name."""
-    held = {id(getattr(place, "base", None)): name for name, place in places(model).items()}
     whole = {id(part) for saved in saved_modules(model).values() for part in saved.modules()}
-    found = [matrix for matrix in matrices(model) if id(matrix.module) not in whole]
-    return [replace(matrix, name=held.get(id(matrix.module), matrix.name)) for matrix in found]
+    held = places(model)
+    order = {id(module): position for position, module in enumerate(model.modules())}
+    quantised = quantised_matrices(model)
+    found = [matrix for matrix in _all_matrices(model) if matrix.name not in quantised]
+    found = [matrix for matrix in (*found, *quantised.values()) if id(matrix.module) not in whole]
+    found.sort(key=lambda matrix: order[id(matrix.module)])
+    return [_as_held(matrix, held) for matrix in found]
+
+
+def _as_held(matrix: Matrix, held: Mapping[str, Place]) -> Matrix:
+    """The matrix under the names that it had before places were put in, with the frozen weight."""
+    name, *tied = (_before(name, held) for name in (matrix.name, *matrix.tied))
+    if name not in held:
+        return replace(matrix, name=name, tied=tuple(tied))
+    own = {each.name: getattr(matrix, each.name) for each in fields(matrix)}
+    return Held(**{**own, "name": name, "tied": tuple(tied)}, place=held[name])
+
+
+def _before(name: str, held: Mapping[str, Place]) -> str:
+    outer = name.removesuffix(".base")
+    return outer if outer in held else name
+
+
+def _apart(model: nn.Module, matrix: Matrix, names: set[str]) -> list[Matrix]:
+    """The matrix at those of its places that are named: one entry for each module; what others hold is `tied`."""
+    every = (matrix.name, *matrix.tied)
+    if len(every) == 1:
+        return [matrix] if matrix.name in names else []
+    owners = {name: _owner(model, name) for name in every}
+    entries: dict[int, Matrix] = {}
+    for name in every:
+        module, parameter = owners[name]
+        if name not in names or id(module) in entries:
+            continue
+        tied = tuple(other for other in every if owners[other][0] is not module)
+        here = next(layout for layout in layouts(module, name) if layout.parameter == parameter)
+        entries[id(module)] = (
+            replace(matrix, name=name, tied=tied)
+            if module is matrix.module
+            else Matrix(name, module, parameter, here.kind, here.shape, here.stack, tied, here.transposed)
+        )
+    return list(entries.values())
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has the matrix of this name, below the place that may hold it, and the parameter's name."""
+    try:
+        module, parameter = model.get_submodule(name), "weight"
+    except AttributeError:
+        path, _, parameter = name.rpartition(".")
+        module = model.get_submodule(path)
+    return (module.base if isinstance(module, Place) else module), parameter  # type: ignore[return-value]
+
+
+def _experts(model: nn.Module) -> list[Matrix]:
+    return [matrix for matrix in matrices_before(model) if matrix.kind == "experts"]
 
 
 def _is_head(model: nn.Module, matrix: Matrix) -> bool:
     """Whether a matrix makes the model's output: it is tied to an embedding, or is what the model says its head is."""
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    return bool(matrix.tied) or matrix.module is output
+    if isinstance(output, Place):
+        output = output.base
+    modules = [_owner(model, name)[0] for name in (matrix.name, *matrix.tied)]
+    return matrix.module is output or (bool(matrix.tied) and any(isinstance(each, nn.Embedding) for each in modules))

@@ -35,6 +35,8 @@ def layouts(module: nn.Module, path: str = "") -> Iterator[Layout]:
         >>> [(layout.kind, layout.shape) for layout in layouts(nn.Linear(6, 4))]
         [('linear', (4, 6))]
     """
+    if "parametrizations" in path.split("."):
+        return  # it makes a weight of the module that it belongs to, which has the matrix
     if isinstance(module, FactoredLinear | PivotedLinear):
         yield Layout("weight", "linear", (module.out_features, module.in_features))
         return

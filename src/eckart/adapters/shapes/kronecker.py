@@ -12,6 +12,7 @@ Conv1d's full W₂).
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ class Kronecker(Adapter):
     ) -> None:
         super().__init__(matrix, rank, scale, settings, dtype, device)
         factor, both = settings.options["factor"], settings.options["both"]
-        channels = matrix.module.in_channels // matrix.module.groups if matrix.kind == "conv" else matrix.shape[1]  # type: ignore[operator]
+        layer: Any = matrix.module
+        channels: int = layer.in_channels // layer.groups if matrix.kind == "conv" else matrix.shape[1]
         m1, m2 = split(matrix.shape[0], factor)
         n1, c2 = split(channels, factor)
         n2 = c2 * (matrix.shape[1] // channels)
