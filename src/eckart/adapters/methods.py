@@ -12,9 +12,10 @@ from eckart.adapters.shapes.core import Core
 from eckart.adapters.shapes.deep import CompressedDeep, Deep
 from eckart.adapters.shapes.hadamard import Hadamard
 from eckart.adapters.shapes.kronecker import Kronecker
+from eckart.adapters.shapes.triplets import Triplets
 from eckart.adapters.shapes.two_factor import TwoFactor
 from eckart.adapters.shapes.vectors import Vectors
-from eckart.adapters.starts import activations, deep, gradients, loftq, plain, shapes, spectral
+from eckart.adapters.starts import activations, deep, gradients, loftq, plain, shapes, spectral, triplets
 from eckart.adapters.starts.start import Prepare, Start
 
 
@@ -134,6 +135,12 @@ METHODS: dict[str, Method] = {
         options={"original": None},
         prepare=loftq.originals,
         moves=True,
+    ),
+    "adalora": Method(
+        Triplets, triplets.gaussian, "2303.10512", "triplets that a RankSchedule prunes", rank=12, peft="ADALORA"
+    ),
+    "relora": Method(
+        TwoFactor, plain.kaiming, "2307.05695", "restarts: finished pairs are kept frozen, the next begins"
     ),
     "deep-lora": Method(
         Deep,
