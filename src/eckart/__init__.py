@@ -10,16 +10,18 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "adapt": "eckart.adapters",
+    "load": "eckart.adapters",
     "measure": "eckart.spectra",
     "Profile": "eckart.spectra",
     "Recorder": "eckart.spectra",
+    "save": "eckart.adapters",
 }
 _PARTS = ("adapters", "claims", "linalg", "lm", "nn", "regularizers", "report", "spectra", "theory")
 
-__all__ = ["Profile", "Recorder", "__version__", "adapt", "measure"]
+__all__ = ["Profile", "Recorder", "__version__", "adapt", "load", "measure", "save"]
 
 if TYPE_CHECKING:
-    from eckart.adapters import adapt
+    from eckart.adapters import adapt, load, save
     from eckart.spectra import Profile, Recorder, measure
 
 

@@ -1,0 +1,229 @@
+"""PEFT's LORA: what it stores for each layer, written and read.
+
+    linear, conv1d     lora_A.weight (r, n), lora_B.weight (m, r)
+    convolution        lora_A.weight (r, channels, k …), lora_B.weight (m, r, 1 …)
+    embedding          lora_embedding_A (r, words) = Bᵀ, lora_embedding_B (width, r) = Aᵀ
+    beside them        lora_magnitude_vector (m,), lora_B.bias (m,) = b′/s
+
+Every thin adapter is a sum Σ s_t B_t A_t, which is one pair: B = [s₁B₁/s, …], A = [A₁; …]. A start that is taken out
+(PiSSA and its kin) so doubles the rank, and the base stays the one that people have. s is one number for all layers,
+since some readers (vLLM) know no other; PEFT computes it as α/r of each layer, so its patterns follow the ranks.
+A grouped convolution's factors become blocks. What is no thin product is cut by its SVD at its numerical rank.
+Paper: none.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eckart.adapters.files.peft_config import by_pattern, number, pattern
+from eckart.adapters.files.stored import Entry, Held
+from eckart.adapters.settings import Settings
+from eckart.linalg import truncated_svd
+from eckart.nn import Matrix
+from eckart.nn.files.adapter import SHIFTED, VARIANTS
+
+SUFFIXES = (
+    "lora_A.weight",
+    "lora_B.weight",
+    "lora_B.bias",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_magnitude_vector",
+    "lora_magnitude_vector.weight",
+)
+
+
+def refusal(name: str, held: Held) -> str | None:
+    """Why PEFT's LORA cannot hold an adapter; None where it can."""
+    place, adapter = held
+    layer = getattr(place, "base", None)
+    if layer is None:
+        return f"{name} is a parameter that no layer of its own applies"
+    if place.kind == "embedding" and (adapter.magnitude is not None or adapter.bias is not None):
+        return f"{name} is an embedding with a magnitude or a bias of its rows"
+    if place.kind == "conv":
+        if tuple(layer.dilation) != (1,) * len(layer.dilation) or layer.padding_mode != "zeros":
+            return f"{name} is a convolution with dilation or padding_mode, which PEFT leaves out of lora_A"
+        if place.stack > 1 and adapter.magnitude is not None:
+            return f"{name} is a grouped convolution with a magnitude"
+    if adapter.magnitude is not None and adapter.bias is not None and layer.bias is None:
+        return f"{name} has a magnitude and a bias, and its layer has no bias to carry that"
+    return None
+
+
+def write(held: Mapping[str, Held], settings: Settings) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config's own part, and the tensors.
+
+    Args:
+        held: Layer name → adapter.
+        settings: Theirs.
+    """
+    pairs = {name: _pair(each) for name, each in held.items()}
+    ranks = {name: pairs[name][1].shape[-2] * each.place.stack for name, each in held.items()}
+    r = max(ranks.values())
+    scale = next(pairs[name][2] for name, rank in ranks.items() if rank == r) or 1.0
+    stabilized = settings.scaling == "alpha/sqrt(r)" and set(ranks.values()) == {r} and settings.alpha is not None
+    stabilized = stabilized and settings.alpha / math.sqrt(r) == scale  # type: ignore[operator]
+    with_magnitude = any(each.adapter.magnitude is not None for each in held.values())
+    with_bias = any(each.adapter.bias is not None for each in held.values())
+    alphas = {} if stabilized else {name: number(scale * rank) for name, rank in ranks.items()}
+    config = {
+        "r": r,
+        "lora_alpha": number(settings.alpha if stabilized else scale * r),  # type: ignore[arg-type]
+        "rank_pattern": pattern(ranks, r),
+        "alpha_pattern": pattern(alphas, number(scale * r)),
+        "lora_dropout": settings.dropout,
+        "use_rslora": bool(stabilized),
+        "use_dora": with_magnitude,
+        "lora_bias": with_bias and not with_magnitude,
+        "bias": "lora_only" if with_bias and with_magnitude else "none",
+        "fan_in_fan_out": any(each.place.kind == "conv1d" for each in held.values()),
+        "init_lora_weights": True,
+    }
+    tensors: dict[str, Tensor] = {}
+    for name, each in held.items():
+        B, A, own = pairs[name]
+        layer_tensors = _factors(each, B if own == scale else B * (own / scale), A)
+        layer_tensors |= _beside(each, scale, with_magnitude, with_bias)
+        tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in layer_tensors.items()}
+    return config, tensors
+
+
+def read(
+    config: Mapping[str, Any], layers: Mapping[str, Mapping[str, Tensor]], found: Mapping[str, Matrix]
+) -> tuple[str, dict[str, Any], dict[str, Entry]]:
+    """Method, the settings' fields that PEFT's file says, and the adapters.
+
+    Args:
+        config: PEFT's.
+        layers: Layer name → its tensors by suffix.
+        found: The model's matrices by name.
+
+    Raises:
+        ValueError: A variant whose change is not s · B A, a half of a pair missing, or shapes that do not multiply.
+    """
+    variants = [option for option in VARIANTS if config.get(option) and option != "use_dora"]
+    if variants:
+        raise ValueError(
+            f"folder: it holds a LoRA variant ({', '.join(variants)}) whose change is not s · B A; merge it with peft"
+        )
+    stabilized = bool(config.get("use_rslora"))
+    entries = {}
+    for name, tensors in layers.items():
+        state = _state(name, tensors, found[name])
+        rank = state["A"].shape[-2]
+        files_rank = rank * found[name].stack
+        alpha = by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+        scale = alpha / (math.sqrt(files_rank) if stabilized else files_rank)
+        if "bias" in state:
+            state["bias"] = state["bias"] * scale
+        entries[name] = Entry(rank, scale, state)
+    method = "rslora" if stabilized else "dora" if config.get("use_dora") else "lora"
+    fields = {"alpha": config.get("lora_alpha", 8), "dropout": config.get("lora_dropout", 0.0)}
+    return method, fields, entries
+
+
+def shifted(config: Mapping[str, Any]) -> str | None:
+    """The start that took itself out of the base weight, if PEFT's adapter had such a one."""
+    start = str(config.get("init_lora_weights")).lower()
+    return start if start.startswith(SHIFTED) else None
+
+
+def _pair(held: Held) -> tuple[Tensor, Tensor, float]:
+    """The adapter as one scale · B A, with a leading dimension for a stack."""
+    terms = held.adapter.terms()
+    if terms is None:
+        return _cut(held.adapter.delta().detach())
+    scale = terms[0].scale
+    if len(terms) == 1:
+        return terms[0].B.detach(), terms[0].A.detach(), scale
+    B = torch.cat([term.B * (term.scale / scale) for term in terms], dim=-1)
+    return B.detach(), torch.cat([term.A for term in terms], dim=-2).detach(), scale
+
+
+def _cut(delta: Tensor) -> tuple[Tensor, Tensor, float]:
+    """√S on either side, at the numerical rank in the delta's own precision."""
+    U, S, Vh = truncated_svd(delta.double(), min(delta.shape[-2:]), method="exact")
+    floor = S.amax(-1, keepdim=True) * torch.finfo(delta.dtype).eps
+    rank = max(1, int((floor < S).sum(-1).max()))
+    root = S[..., :rank].sqrt()
+    B, A = U[..., :rank] * root.unsqueeze(-2), root.unsqueeze(-1) * Vh[..., :rank, :]
+    return B.to(delta.dtype), A.to(delta.dtype), 1.0
+
+
+def _factors(held: Held, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+    place = held.place
+    if place.kind == "embedding":
+        return {"lora_embedding_A": B.mT, "lora_embedding_B": A.mT}
+    if place.kind != "conv":
+        return {"lora_A.weight": A, "lora_B.weight": B}
+    weight = place.base.weight
+    kernel = weight.shape[2:]
+    A = A.reshape(-1, *weight.shape[1:])  # (stack · r, channels of one group, k …)
+    if place.stack > 1:
+        r, channels = A.shape[0] // place.stack, weight.shape[1]
+        wide = A.new_zeros(A.shape[0], place.stack * channels, *kernel)
+        for group in range(place.stack):
+            rows = slice(group * r, (group + 1) * r)
+            wide[rows, group * channels : (group + 1) * channels] = A[rows]
+        A = wide
+    return {"lora_A.weight": A, "lora_B.weight": B.reshape(-1, B.shape[-1], *(1,) * len(kernel))}
+
+
+def _beside(held: Held, scale: float, with_magnitude: bool, with_bias: bool) -> dict[str, Tensor]:
+    """Magnitude and bias, as PEFT keeps them."""
+    place, adapter = held
+    tensors = {}
+    if adapter.magnitude is not None:
+        magnitude = adapter.magnitude.detach()
+        kernel = place.base.weight.ndim - 2 if place.kind == "conv" else None
+        shape = (-1,) if kernel is None else (1, -1, *(1,) * kernel)
+        tensors["lora_magnitude_vector"] = magnitude.reshape(shape)
+    if with_bias and adapter.bias is not None:
+        bias = adapter.bias.detach()
+        if with_magnitude:
+            tensors["base_layer.bias"] = place.base.bias.detach() + bias
+        else:
+            tensors["lora_B.bias"] = bias / scale
+    return tensors
+
+
+def _state(name: str, tensors: Mapping[str, Tensor], matrix: Matrix) -> dict[str, Tensor]:
+    embedding = "lora_embedding_A" in tensors or "lora_embedding_B" in tensors
+    halves = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_B.weight", "lora_A.weight")
+    missing = [half for half in halves if half not in tensors]
+    if missing:
+        raise ValueError(f"folder: {missing[0]} of {name} is missing; save the adapter again")
+    left, right = (tensors[half] for half in halves)
+    state = {"B": left.mT, "A": right.mT} if embedding else _matrices(name, left, right, matrix)
+    magnitude = tensors.get("lora_magnitude_vector", tensors.get("lora_magnitude_vector.weight"))
+    if magnitude is not None:
+        if embedding:
+            raise ValueError(
+                f"folder: PEFT's magnitude of the embedding {name} has one number for each column, not for each word, "
+                "which cannot be read; train it again without use_dora on the embedding"
+            )
+        state["magnitude"] = magnitude.flatten()
+    if "lora_B.bias" in tensors:
+        state["bias"] = tensors["lora_B.bias"]
+    return {key: tensor.contiguous() for key, tensor in state.items()}
+
+
+def _matrices(name: str, B: Tensor, A: Tensor, matrix: Matrix) -> dict[str, Tensor]:
+    """B and A of a layer or a convolution; a grouped convolution's are cut out of their blocks."""
+    groups = matrix.stack
+    if groups == 1:
+        return {"B": B.flatten(1), "A": A.flatten(1)}
+    rank, channels = B.shape[1], A.shape[1] // groups
+    blocks = A.reshape(groups, -1, groups, channels, *A.shape[2:])
+    own = torch.stack([blocks[g, :, g] for g in range(groups)])
+    if A.shape[0] != groups * rank or blocks.count_nonzero() != own.count_nonzero():
+        raise ValueError(
+            f"folder: PEFT's adapter of the grouped convolution {name} lets every group read all channels, which the "
+            "layer itself does not; train it again without that layer"
+        )
+    return {"B": B.reshape(groups, -1, rank), "A": own.flatten(2)}

@@ -1,0 +1,62 @@
+"""An adapter as it lies in files, between the model and the formats: settings, and the tensors of each matrix."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from eckart.adapters.adapter import Adapter
+from eckart.adapters.settings import Settings
+
+OWN_CONFIG, OWN_TENSORS = "eckart.json", "eckart.safetensors"
+
+
+class Held(NamedTuple):
+    """One adapter and where it sits."""
+
+    place: Any  # a Place; with `base` where it is a layer
+    adapter: Any  # an Adapter, of whatever shape
+
+
+@dataclass
+class Entry:
+    """The adapter of one matrix, as read.
+
+    Args:
+        rank: r.
+        scale: s.
+        state: The shape's parameters and buffers by name, with `magnitude` and `bias` where they train.
+        parts: What the state has to hold in the end; None where the format does not say.
+    """
+
+    rank: int
+    scale: float
+    state: dict[str, Tensor]
+    parts: tuple[str, ...] | None = None
+
+
+@dataclass
+class Stored:
+    """A whole adapter, as read.
+
+    Args:
+        settings: What it was made with.
+        entries: Matrix name → Entry.
+        modules: Name of a module trained whole → its tensors by name.
+        name: What it was called.
+    """
+
+    settings: Settings
+    entries: dict[str, Entry]
+    modules: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    name: str = "default"
+
+
+def state_of(adapter: Adapter) -> dict[str, Tensor]:
+    """The tensors that make an adapter, whole: its parameters and whatever it keeps frozen."""
+    return {key: _whole(tensor.detach()) for key, tensor in adapter.state_dict().items()}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
