@@ -153,7 +153,7 @@ def test_a_change_that_rounding_would_take_is_refused_and_nothing_changes() -> N
     with pytest.raises(ValueError, match=r"tolerance: 0.01 is exceeded by 1 of 1 matrices, worst 0: .* 1\d\.\d\d %"):
         merge(model)
     assert same(before, state(model))
-    with pytest.raises(ValueError, match='dtype=torch.float32, rounding="stochastic", keep_unmergeable=True'):
+    with pytest.raises(ValueError, match=r'dtype=torch\.float32, rounding="stochastic", keep_unmergeable=True'):
         merge(model)
 
 
@@ -229,7 +229,7 @@ def test_bad_requests_are_named() -> None:
     model = square(torch.float16, 1e-2)
     with pytest.raises(ValueError, match="no adapter 'defualt'; closest: default"):
         merge(model, "defualt")
-    with pytest.raises(ValueError, match="0 is to be torch.float16"):
+    with pytest.raises(ValueError, match=r"0 is to be torch\.float16"):
         merge(model, rounding="stochastic")
     with pytest.raises(ValueError, match="rounding: 'up'; give \"nearest\""):
         merge(model, rounding="up")  # type: ignore[arg-type]

@@ -101,6 +101,8 @@ def test_the_last_removal_leaves_the_model_as_it_was_before(family: str, method:
     model, _ = families()[family]()
     options = {"batches": batches, "loss": lambda out, batch: getattr(out, "logits", out).square().mean()}
     options = options if METHODS[method].wanted else {}
+    if "original" in METHODS[method].options:
+        options["original"] = dict(plain.named_parameters())
     exclude = "depthwise" if family == "conv2d" else None
     stirred(model, "one", 1, method, exclude=exclude, **options)
     stirred(model, "other", 2, exclude=exclude)

@@ -5,9 +5,9 @@
 
 A change is small beside its weight, so what rounding to bfloat16 takes of the sum is much of the change: for Gaussian
 W and Δ the error is 6, 17, 48 and 79 % at ‖Δ‖/‖W‖ = 3e-2, 1e-2, 3e-3 and 1e-3 (in float16 0.7, 2, 7 and 21 %).
-To nearest, entries of Δ far below a step of the grid all stay where they were: in bfloat16 47 % of the change is lost at
-1e-3, 7 % at 3e-3, and above that the error is noise. Stochastic rounding makes a larger error (24 % at 1e-2) of mean
-zero at every size, so sums over many entries are right; there `lost` is what counts.
+To nearest, entries of Δ far below a step of the grid all stay where they were: in bfloat16 47 % of the change is lost
+at 1e-3, 7 % at 3e-3, and above that the error is noise. Stochastic rounding makes a larger error (24 % at 1e-2) of
+mean zero at every size, so sums over many entries are right; there `lost` is what counts.
 Cost: O(mnr) and some (m, n) temporaries for each matrix, one at a time.
 
 Paper: none; no peer reports the error.
