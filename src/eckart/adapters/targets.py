@@ -122,6 +122,12 @@ def matrices_before(model: nn.Module) -> list[Matrix]:
     return [_as_held(matrix, held) for matrix in found]
 
 
+def matrices_by_name(model: nn.Module) -> dict[str, Matrix]:
+    """All matrices by name, a tied one at each of its places."""
+    found = matrices_before(model)
+    return {each.name: each for m in found for each in _apart(model, m, {m.name, *m.tied})}
+
+
 def _as_held(matrix: Matrix, held: Mapping[str, Place]) -> Matrix:
     """The matrix under the names that it had before places were put in, with the frozen weight."""
     name, *tied = (_before(name, held) for name in (matrix.name, *matrix.tied))

@@ -24,7 +24,7 @@ from eckart.adapters.methods import METHODS
 from eckart.adapters.placing import place_all
 from eckart.adapters.saved_modules import add_copies, chosen_modules, saved_modules
 from eckart.adapters.switching import activate
-from eckart.adapters.targets import matrices_before
+from eckart.adapters.targets import matrices_by_name
 from eckart.nn import Matrix
 from eckart.nn.files import AdapterFiles, read_adapter
 from eckart.nn.files.adapter import CONFIG
@@ -62,7 +62,7 @@ def load(folder: str | os.PathLike[str], into: nn.Module, name: str | None = Non
         lora "default" on 2 matrices of rank 2: 32 parameters train, 47.06 % of 68
     """
     folder = Path(folder)
-    found = {matrix.name: matrix for matrix in matrices_before(into)}
+    found = matrices_by_name(into)
     files = read_adapter(folder) if (folder / CONFIG).is_file() or not (folder / OWN_CONFIG).is_file() else None
     if (folder / OWN_CONFIG).is_file():
         told = read_told(folder)

@@ -15,7 +15,7 @@ from eckart.adapters.files.own import describe, digest, given_back, not_given_ba
 from eckart.adapters.files.stored import OWN_CONFIG, OWN_TENSORS, Held
 from eckart.adapters.place import places
 from eckart.adapters.saved_modules import saved_modules
-from eckart.adapters.targets import matrices_before
+from eckart.adapters.targets import matrices_by_name
 from eckart.nn.files import AdapterFiles, atomic_directory, save_safetensors, write_json
 from eckart.nn.files.adapter import CONFIG, TENSORS
 from eckart.nn.patterns import closest
@@ -80,7 +80,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str], name: str = "default"
         raise ValueError(f"name: the model has no adapter {name!r}; closest: {closest(name, known, whole=True)}")
     settings = next(iter(held.values())).adapter.settings
     modules = {key: module.copies[name].state_dict() for key, module in saved_modules(model, name).items()}
-    found = {matrix.name: matrix for matrix in matrices_before(model) if matrix.name in held}
+    found = {key: matrix for key, matrix in matrices_by_name(model).items() if key in held}
     written = to_peft(model, held, settings, modules)
     tensors = {key: tensor.cpu() for key, tensor in written.tensors.items()}
     back = given_back(AdapterFiles(written.config, tensors), found, modules) if written.kind else {}
