@@ -105,7 +105,7 @@ def warn_of_tied(found: list[Matrix]) -> None:
         if others:
             warnings.warn(
                 f"{matrix.name} shares its weight with {', '.join(others)}: the adapter changes {matrix.name} alone, "
-                f"{', '.join(others)} keeps the base weight, and a merge unties them",
+                f"{', '.join(others)} keeps the base weight, and `merge` refuses to untie them",
                 stacklevel=3,
             )
 
