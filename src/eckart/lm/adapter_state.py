@@ -10,6 +10,7 @@ Paper: none.
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,17 @@ def _pairs(model: nn.Module, name: str, stored: Stored, folder: Path) -> Iterato
             f"folder: the adapter in {folder} is another one: {odd[0]} is in "
             f"{'the model' if odd[0] in parts else 'it'} alone; adapt the model as it was when that was saved"
         )
+    for owner, entry in stored.entries.items():
+        now: Any = parts[owner]
+        if (now.settings.method, now.scale) != (stored.settings.method, entry.scale):
+            raise ValueError(
+                f"folder: the adapter in {folder} is {stored.settings.method} with scale {entry.scale:g} and the "
+                f"model's {now.settings.method} with scale {now.scale:g}; adapt the model as it was when that was saved"
+            )
     for owner, state in states.items():
+        lacking = sorted(set(parts[owner].state_dict()) - set(state))
+        if lacking:
+            raise ValueError(f"folder: {folder} has no {lacking[0]} of {owner}; adapt the model as when it was saved")
         for path, value in state.items():
             module, key = parts[owner].get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
             parameter = module._parameters.get(key)
