@@ -24,6 +24,7 @@ from eckart.adapters.shapes.two_factor import TwoFactor
 from eckart.adapters.starts.split import drawn, fill, rounding
 from eckart.adapters.starts.start import Look, LookAtAll, Prepared, not_seen
 from eckart.linalg import map_side_by_side, smallest_svd, truncated_svd
+from eckart.nn import Matrix, Observation
 
 DAMPING = 0.01  # of the mean variance
 
@@ -60,8 +61,8 @@ def oriented(adapter: TwoFactor, look: Look) -> None:
     mode = look.options["mode"]
     if mode not in ("ipm", "kpm"):
         raise ValueError(f"mode: {mode!r}; give 'ipm' (fit the previewed task) or 'kpm' (keep what the batches show)")
-    look.observed("covariance")
-    W, C = look.exact_weight(), _damped(look.seen.input_second_moment)  # type: ignore[union-attr, arg-type]
+    seen = _with_covariance(look.matrix, look.seen)
+    W, C = look.exact_weight(), _damped(seen.input_second_moment)  # type: ignore[arg-type]
     if mode == "ipm":
         WC = W @ C.to(W)
         U, S, _ = truncated_svd(WC, adapter.rank, method="krylov")
@@ -81,11 +82,10 @@ def _directions(look: LookAtAll, most: dict[str, int]) -> dict[str, tuple[Tensor
     width: dict[int, int] = {}
     members: dict[int, list[str]] = {}
     for matrix in look.matrices:
-        seen = look.seen.get(matrix.name)
-        if seen is None or seen.covariance is None:
-            raise not_seen(matrix, "covariance")
-        key = id(seen.covariance)
-        covariances[key] = seen.covariance
+        covariance = _with_covariance(matrix, look.seen.get(matrix.name)).covariance
+        assert covariance is not None
+        key = id(covariance)
+        covariances[key] = covariance
         width[key] = max(width.get(key, 0), most[matrix.name])
         members.setdefault(key, []).append(matrix.name)
     workers = None if all(C.device.type == "cpu" for C in covariances.values()) else 1
@@ -96,6 +96,13 @@ def _directions(look: LookAtAll, most: dict[str, int]) -> dict[str, tuple[Tensor
         if look.progress is not None:
             look.progress(done, len(covariances), "decomposing inputs")
     return {matrix.name: found[matrix.name] for matrix in look.matrices}
+
+
+def _with_covariance(matrix: Matrix, seen: Observation | None) -> Observation:
+    """What was seen, with a covariance of inputs: an embedding has none, a head that is tied to it reads for itself."""
+    if seen is None or seen.covariance is None or matrix.kind == "embedding":
+        raise not_seen(matrix, "covariance")
+    return seen
 
 
 def _leading(C: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

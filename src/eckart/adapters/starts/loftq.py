@@ -11,6 +11,7 @@ base is quantised already and other adapters may share it, so the second half is
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,15 +55,15 @@ def _readers(original: Any) -> dict[str, Reader]:
         )
     if isinstance(original, str | os.PathLike):
         checkpoint = open_checkpoint(original)
-        return {found.name: lambda key=found.key: checkpoint.read(key) for found in checkpoint.matrices()}
+        return {found.name: partial(checkpoint.read, found.key) for found in checkpoint.matrices()}
     if isinstance(original, nn.Module):
         return {
-            name: lambda found=found: getattr(found.module, found.parameter)
+            name: partial(getattr, found.module, found.parameter)
             for found in matrices(original)
             for name in (found.name, *found.tied)
         }
     if isinstance(original, Mapping):
-        return {name.removesuffix(".weight"): lambda tensor=tensor: tensor for name, tensor in original.items()}
+        return {name.removesuffix(".weight"): partial(original.__getitem__, name) for name in original}
     raise TypeError(f"original: {type(original).__name__} is no path, mapping of names to tensors, or model")
 
 
