@@ -33,6 +33,8 @@ def product(layer: Any, kind: str, x: Tensor, W: Tensor, *args: Any, **kwargs: A
         ValueError: the kind is of a weight that no module applies by itself (experts, attention).
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> conv = nn.Conv2d(4, 8, 3, padding=1, bias=False)
         >>> x = torch.randn(2, 4, 5, 5)
         >>> torch.allclose(product(conv, "conv", x, conv.weight.flatten(1)), conv(x), atol=1e-6)
@@ -65,6 +67,8 @@ def pair_product(layer: Any, kind: str, x: Tensor, B: Tensor, A: Tensor, *args: 
         ValueError: the kind is not applied by a module, or the layer takes the largest of several rows.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> B, A = torch.randn(8, 2), torch.randn(2, 5)
         >>> ids, table = torch.tensor([[1, 7]]), nn.Embedding(8, 5)
         >>> torch.allclose(pair_product(table, "embedding", ids, B, A), (B @ A)[ids], atol=1e-6)
@@ -95,6 +99,8 @@ def scale_rows(layer: Any, kind: str, x: Tensor, y: Tensor, c: Tensor) -> Tensor
         y with each output scaled.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> y, c = torch.tensor([[1.0, 3.0]]), torch.tensor([2.0, 0.5])
         >>> scale_rows(nn.Linear(2, 2), "linear", torch.ones(1, 2), y, c)
         tensor([[2.0000, 1.5000]])
