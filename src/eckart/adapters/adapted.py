@@ -23,6 +23,8 @@ from eckart.nn.factored import to_linear
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows
 from eckart.nn.quantised import dequantized, is_quantised
 
+_PLAIN = (Tensor, nn.Parameter)  # neither sharded nor otherwise special
+
 
 class AdaptedLayer(Place):
     """A module in the place of a layer, which it keeps as `base`.
@@ -89,7 +91,7 @@ class AdaptedLayer(Place):
         if not live:
             return self.base(x, *args, **kwargs)
         if self._fusable(live, x):
-            return self.siblings.run(self, x, self._together, self._compute)
+            return self.siblings.run(self, x, _state, _together, self._compute)
         return self._plain(live, x, *args, **kwargs)
 
     def _rate(self, live: list[Adapter]) -> float:
@@ -105,26 +107,32 @@ class AdaptedLayer(Place):
 
     def _factor(self, live: list[Adapter]) -> Tensor | None:
         """The row factor of the one adapter that may have a magnitude."""
-        with_magnitude = [adapter for adapter in live if adapter.magnitude is not None]
-        return row_factor(with_magnitude[0], self.weight_matrix()) if with_magnitude else None
+        for adapter in live:
+            if adapter.magnitude is not None:
+                source = None if is_quantised(self.base) else self.base._parameters.get("weight")
+                return row_factor(adapter, self.weight_matrix(), source)
+        return None
 
     def _fusable(self, live: list[Adapter], x: Tensor) -> bool:
-        """Whether `fused` computes this call: eager, a plain weight, thin products, one rate of dropout."""
+        """Whether `fused` computes this call: eager, plain tensors, thin products, one rate of dropout."""
         return (
             self.kind in ("linear", "conv1d")
-            and not _why_alone(self.base)
-            and not _watched(self.base)
             and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and not torch._C._are_functorch_transforms_active()
+            and type(x) in _PLAIN
             and not x.is_inference()
-            and all(adapter.thin for adapter in live)
-            and len({adapter.settings.dropout for adapter in live}) == 1
+            and self._fits(live)
         )
 
-    def _together(self, members: list[nn.Module]) -> bool:
-        layers: list[AdaptedLayer] = members  # type: ignore[assignment]
-        live = [layer.live() for layer in layers]
-        rates = {layer._rate(each) for layer, each in zip(layers, live, strict=True) if each}
-        return all(live) and len(rates) == 1
+    def _fits(self, live: list[Adapter]) -> bool:
+        return (
+            not _why_alone(self.base)
+            and not _watched(self.base)
+            and all(adapter.thin for adapter in live)
+            and all(type(p) in _PLAIN for adapter in live for p in adapter._parameters.values() if p is not None)
+            and (len(live) == 1 or len({adapter.settings.dropout for adapter in live}) == 1)
+        )
 
     def _compute(self, x: Tensor, members: list[nn.Module]) -> tuple[Tensor, ...]:
         parts = [layer._parts() for layer in members]  # type: ignore[operator]
@@ -181,10 +189,35 @@ class AdaptedLayer(Place):
         return total
 
     def extra_repr(self) -> str:
+        told = super().extra_repr()
         others = [str(layer.name) for layer in self.siblings.of(self) if layer is not self]
-        why = _why_alone(self.base) if self.kind in ("linear", "conv1d") else ""
-        told = super().extra_repr() + (f", grouped with {', '.join(others)}" if others else "")
+        if others:
+            return f"{told}, grouped with {', '.join(others)}"
+        why = _why_alone(self.base) or self.siblings.note(self) if self.kind in ("linear", "conv1d") else ""
         return told + (f", computed apart: {why}" if why else "")
+
+
+def _state(layer: nn.Module) -> tuple[object, ...]:
+    """What a layer's output depends on beside its input."""
+    adapted: AdaptedLayer = layer  # type: ignore[assignment]
+    parameters = [p for adapter in adapted.live() for p in adapter._parameters.values() if p is not None]
+    device = parameters[0].device.type if parameters else "cpu"
+    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    versions = [0 if p.is_inference() else p._version for p in parameters]
+    return torch.is_grad_enabled(), cast, adapted.training, *versions
+
+
+def _together(members: list[nn.Module]) -> bool:
+    """Whether layers can be one step now: all have something to add and fit, and agree in dropout, dtype and device."""
+    layers: list[AdaptedLayer] = members  # type: ignore[assignment]
+    alike = set()
+    for layer in layers:
+        live = layer.live()
+        if not live or layer.by_row is not None or not layer._fits(live):
+            return False
+        W = layer.base.weight
+        alike.add((layer._rate(live), W.dtype, W.device))
+    return len(alike) == 1
 
 
 def _as(W: Tensor, x: Tensor) -> Tensor:

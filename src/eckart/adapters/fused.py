@@ -1,6 +1,6 @@
 """The linear layers that read one tensor, with their adapters, as one step of autograd.
 
-    y_i = c_i ∘ u_i + b_i,   u_i = x W_iᵀ + Σ_t s_t z_tᵀ B_tᵀ,   z = [A_1; A_2; …] drop(x)ᵀ       for all siblings i, terms t
+    y_i = c_i ∘ u_i + b_i,   u_i = x W_iᵀ + Σ_t s_t z_tᵀ B_tᵀ,   z = [A_1; A_2; …] drop(x)ᵀ     for all siblings i, terms t
 
 Kept for the backward pass: one x for all siblings, the small z (R, T), and u only where a magnitude trains. One product
 makes all z, one all gradients of A, and dx is accumulated by `addmm` (no sums of separate gradients):
@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from eckart.adapters.dropout import fallen
-
 
 # Skinny products run several times faster with the small side as rows where it is below this (measured: a fifth of the
 # time at rank 8, a tenth more at 64; two AVX-512 cores, MKL).
@@ -111,7 +110,7 @@ class _Fused(torch.autograd.Function):
         kept, flat = saved[: len(ctx.plan)], saved[len(ctx.plan) :]
         parts = _unflatten(ctx.plan, tuple(flat))
         needs = _unflatten(ctx.plan, ctx.needs_input_grad[4:])
-        G = _empty(z, *z.shape, ctx.few)  # (R, T)
+        G = _empty(z, z.shape[0], z.shape[1], ctx.few)  # (R, T)
         start, slopes, grads = 0, [], []
         for part, need, u, dy in zip(parts, needs, kept, dY, strict=True):
             width = sum(B.shape[1] for B in part.B)

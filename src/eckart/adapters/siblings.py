@@ -2,14 +2,14 @@
 
 The first call of each layer only looks: a layer that is called with the very tensor that the layer before it was called
 with joins its group. From then on the first of a group computes for all of it in one fused step, and the others hand
-out what is ready. A group that turns out wrong (a member called with another tensor, or not at all) is taken apart and
-each computes alone, with a right result in every case.
+out what is ready. A group that turns out wrong twice in a row (a member called with another tensor, or not at all) is
+taken apart and each computes alone, with a right result in every case.
 
 Paper: none; peers patch the source text of each architecture instead.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,15 +20,26 @@ Layer = nn.Module
 class Group:
     """Layers in the order of their calls, and the outputs that wait to be fetched."""
 
-    def __init__(self, members: list[Layer]) -> None:
+    def __init__(self, members: list[Layer], note: str = "") -> None:
         self.members = members
+        self.note = note  # why a layer is alone
+        self.misses = 0
         self.x: Tensor | None = None
         self.version = 0
         self.switch = 0
-        self.ready: dict[Layer, Tensor] = {}
+        self.ready: dict[Layer, tuple[Tensor, Hashable]] = {}
 
-    def holds(self, layer: Layer, x: Tensor) -> bool:
-        return self.x is x and self.version == x._version and layer in self.ready
+    def fetch(self, layer: Layer, x: Tensor, state: Hashable) -> Tensor | None:
+        """The layer's output, if it was computed on this x, as it is now, with the layer as it is now."""
+        if self.x is not x or self.version != x._version or layer not in self.ready:
+            return None
+        y, then = self.ready[layer]
+        if then != state:
+            return None
+        del self.ready[layer]
+        if not self.ready:
+            self.x, self.misses = None, 0
+        return y
 
     def clear(self) -> None:
         self.x, self.ready = None, {}
@@ -56,11 +67,16 @@ class Siblings:
         group = self._groups.get(layer)
         return group.members if group is not None else [layer]
 
-    def dissolve(self, layer: Layer) -> None:
+    def note(self, layer: Layer) -> str:
+        """Why the layer's group was taken apart; empty where it was not."""
+        group = self._groups.get(layer)
+        return group.note if group is not None else ""
+
+    def dissolve(self, layer: Layer, note: str = "") -> None:
         """Take the layer's group apart for good."""
         group = self._groups.get(layer)
         for member in group.members if group is not None else [layer]:
-            self._groups[member] = Group([member])
+            self._groups[member] = Group([member], note)
         if group is not None:
             group.clear()
 
@@ -84,6 +100,7 @@ class Siblings:
         self,
         layer: Layer,
         x: Tensor,
+        state: Callable[[Layer], Hashable],
         together: Callable[[list[Layer]], bool],
         compute: Callable[[Tensor, list[Layer]], tuple[Tensor, ...]],
     ) -> Tensor:
@@ -92,6 +109,7 @@ class Siblings:
         Args:
             layer: The layer that is called.
             x: What it is called with.
+            state: What a layer's output depends on beside x; an output made in another state is not handed out.
             together: Whether these layers can be one step as things stand now.
             compute: The outputs of some layers on one input.
         """
@@ -99,23 +117,33 @@ class Siblings:
         if group is None:
             self._learn(layer, x)
             return compute(x, [layer])[0]
+        if len(group.members) == 1:
+            return compute(x, group.members)[0]
         if group.switch != self._switch:
             group.clear()
             group.switch = self._switch
-        if group.holds(layer, x):
-            y = group.ready.pop(layer)
-            if not group.ready:
-                group.clear()
+        if group.ready and (y := group.fetch(layer, x, state(layer))) is not None:
             return y
-        if len(group.members) > 1 and (group.ready or layer is not group.members[0]):
-            self.dissolve(layer)
-            group = self._groups[layer]
-        if len(group.members) == 1 or not together(group.members):
+        if not together(group.members):
+            return compute(x, [layer])[0]
+        if (group.ready or layer is not group.members[0]) and self._missed(group, layer):
             return compute(x, [layer])[0]
         first, *others = compute(x, group.members)
         group.x, group.version = x, x._version
-        group.ready = dict(zip(group.members[1:], others, strict=True))
+        group.ready = {member: (y, state(member)) for member, y in zip(group.members[1:], others, strict=True)}
         return first
+
+    def _missed(self, group: Group, layer: Layer) -> bool:
+        """Count a pass that did not go as the group expects; whether the layer is to be computed alone.
+
+        Once can be a pass that was broken off; after two in a row the group is taken apart.
+        """
+        group.clear()
+        group.misses += 1
+        if group.misses > 1:
+            self.dissolve(layer, "its siblings were not called with one tensor each time")
+            return True
+        return layer is not group.members[0]
 
     def _learn(self, layer: Layer, x: Tensor) -> None:
         if self._last is not None and self._last[0]() is x and self._last[1] == x._version:
