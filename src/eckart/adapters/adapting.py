@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eckart.adapters.auto import choose_ranks
+from eckart.adapters.evidence import evidence_lines
 from eckart.adapters.methods import METHODS, Method
 from eckart.adapters.place import adapters, places
 from eckart.adapters.placing import check_options, place_all
-from eckart.adapters.ranks import fixed_ranks
+from eckart.adapters.ranks import check_automatic, fixed_ranks
 from eckart.adapters.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.settings import Settings
 from eckart.adapters.starting import Asked, prepare, start_all, with_prepared
@@ -45,6 +47,7 @@ class Adaptation:
             f'{self.settings.method} "{self.name}" on {count} {"matrix" if count == 1 else "matrices"} of {said}: '
             f"{self.trained:,} parameters train, {self.trained / self.total:.2%} of {self.total:,}".replace("%", " %")
             + (f"; {len(self.left_out)} left out, see left_out" if self.left_out else "")
+            + "".join(f"\n{line}" for line in evidence_lines(self.settings.evidence))
         )
 
 
@@ -52,7 +55,8 @@ def adapt(
     model: nn.Module,
     method: str = "lora",
     *,
-    rank: int | Mapping[str, int] | None = None,
+    rank: int | Mapping[str, int] | str | None = None,
+    budget: float | int | str | None = None,
     alpha: float | None = None,
     targets: Patterns = None,
     exclude: Patterns = None,
@@ -77,8 +81,12 @@ def adapt(
         model: Any module.
         method: A row of `METHODS`.
         rank: One rank for all, or matrix name → rank, as `Profile.suggest_ranks` gives it (only those named are
-            adapted); None is the method's default.
-        alpha: α; None is the method's default.
+            adapted), or "auto": ranks, targets and α from the gradients of `batches` (see `adapters.auto`); None is
+            the method's default.
+        budget: For rank="auto", the parameters of all B and A together: a number, or a share of the model's (0.01,
+            "1%").
+        alpha: α; None is the method's default. With rank="auto" it is divided by √r, so that the size of an update does
+            not jump with the rank.
         targets: Glob patterns of the matrices to adapt; None: every linear and convolution layer but the head.
         exclude: Patterns of matrices to leave alone.
         layers: Numbers of the layers to adapt; None for all.
@@ -89,8 +97,9 @@ def adapt(
             adapted.
         name: What to call this adapter; a model can hold several.
         dtype: Of the adapter's parameters; None is float32 for a base of half precision, else the base's.
-        batches: For starts that look at data: batches as `nn.observe` takes them.
-        loss: For starts that look at gradients: (output, batch) → scalar; None takes the output's own loss.
+        batches: For rank="auto" and starts that look at data: batches as `nn.observe` takes them.
+        loss: For rank="auto" and starts that look at gradients: (output, batch) → scalar; None takes the output's own
+            loss.
         generator: Source of the random starts, on the CPU; None is a fixed seed.
         progress: Called as progress(done, total, label) during long work.
         options: What the method alone knows (see its row's `options`).
@@ -115,12 +124,18 @@ def adapt(
         raise ValueError(f"dropout: {dropout}; give a share of at least 0 and below 1")
     check_name(model, name)
     whole = chosen_modules(model, modules_to_save)
-    asked = row.rank if rank is None else rank
+    automatic = check_automatic(rank, budget, method, row)
+    asked: int | Mapping[str, int] = 1 if automatic else row.rank if rank is None else rank  # type: ignore[assignment]
     named = asked if isinstance(asked, Mapping) else ()
     found = [m for m in chosen(model, targets, exclude, layers, named) if not inside(m.name, whole)]
     left_out: dict[str, str] = {}
     if targets is None and not named:
         found, left_out = left_by_default(model, found, asked if row.shape.bounded else None)
+    if automatic:
+        batches = None if batches is None else list(batches)
+        choice = choose_ranks(model, found, budget, batches, loss, progress)
+        asked, alpha = choice.ranks, choice.alpha if alpha is None else alpha
+        row = replace(row, scaling=choice.scaling)
     ranks = fixed_ranks(found, asked, row.shape.bounded)
     found = [matrix for matrix in found if matrix.name in ranks]
     check_options(model, found, dropout, bias)
@@ -128,6 +143,7 @@ def adapt(
     settings = Settings(
         method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, whole, _plain(extra)
     )
+    settings.evidence = choice.evidence if automatic else None
     seen = _observed(model, found, method, row, batches, loss, progress)
     look = LookAtAll(found, seen, ranks, rank is None or isinstance(rank, int), extra, progress)
     with torch.no_grad():

@@ -1,7 +1,9 @@
-"""Rank rules: a number for all matrices, or a dict that names each matrix's rank and, with it, which are adapted."""
+"""Rank rules: a number for all matrices, a dict that gives each matrix its rank and says which are adapted, "auto"."""
 
 from collections.abc import Mapping
 
+from eckart.adapters.methods import METHODS, Method
+from eckart.adapters.shapes.two_factor import TwoFactor
 from eckart.nn import Matrix
 from eckart.nn.patterns import closest
 
@@ -25,3 +27,20 @@ def fixed_ranks(found: list[Matrix], rank: int | Mapping[str, int], bounded: boo
     if not ranks:
         raise ValueError("rank: every matrix has rank 0, so nothing would be adapted")
     return {matrix.name: ranks[matrix.name] for matrix in found if matrix.name in ranks}
+
+
+def check_automatic(rank: object, budget: object, method: str, row: Method) -> bool:
+    """Whether the ranks are to be chosen, once it is sure that they can be."""
+    if rank != "auto":
+        if isinstance(rank, str):
+            raise ValueError(f'rank: {rank!r}; give a whole number, matrix name → rank, or "auto"')
+        if budget is not None:
+            raise ValueError(f'budget: {budget!r} is for rank="auto"; give that, or leave the budget out')
+        return False
+    if not issubclass(row.shape, TwoFactor) or row.trains:
+        fitting = [name for name, each in METHODS.items() if issubclass(each.shape, TwoFactor) and not each.trains]
+        raise ValueError(
+            f'rank: "auto" counts r(m+n) parameters, both of B and of A, which {method} does not train; '
+            f"methods that do: {', '.join(fitting)}"
+        )
+    return True
