@@ -152,7 +152,7 @@ CASES: dict[str, tuple[str, str, list[str] | str, dict[str, Any]]] = {
     "rslora and dora": ("gpt2", "Lora", ["c_attn"], {"r": 4, "use_dora": True, "use_rslora": True}),
     "patterns": (
         "llama", "Lora", ["q_proj", "v_proj"],
-        {"r": 4, "rank_pattern": {"v_proj": 2, r"^model\.layers\.0\..*q_proj": 5}, "alpha_pattern": {r"layers.1..*": 3}},
+        {"r": 4, "rank_pattern": {"v_proj": 2, r"^model\.layers\.0\..*q_proj": 5}, "alpha_pattern": {"layers.1.*": 3}},
     ),
     "embedding": ("llama", "Lora", ["embed_tokens", "q_proj"], {"r": 4}),
     "embedding of bert": ("bert", "Lora", ["word_embeddings"], {"r": 4}),

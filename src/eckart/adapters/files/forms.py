@@ -66,7 +66,7 @@ def to_peft(
         modules: Name of a module trained whole → its tensors.
     """
     own = METHODS[settings.method].peft
-    lost = peft_config.refusal(list(held), list(modules))
+    lost = peft_config.refusal(list(held), list(modules)) or next(filter(None, map(_unseen, held.items())), None)
     kinds = [own] if own == "LORA" else [own, "LORA"]
     reasons = []
     for kind in kinds if lost is None else ():
@@ -135,6 +135,18 @@ def by_layer(
         else:
             layers.setdefault(path.removesuffix(f".{suffix}"), {})[suffix] = tensor
     return layers, others
+
+
+def _unseen(named: tuple[str, Held]) -> str | None:
+    """Why PEFT's adapter of a layer would not act, whatever its type; None where it would."""
+    name, (place, _) = named
+    if not hasattr(place, "base"):
+        return f"{name} is a parameter that no layer of its own applies"
+    if place.read:
+        return f"{name} is read by the module that holds it, past PEFT's wrapper"
+    if place.aliases:
+        return f"{name} is the same module as {', '.join(place.aliases)}, and PEFT wraps it in one place"
+    return None
 
 
 def _said(kind: str, own: str, held: Mapping[str, Held], config: Mapping[str, Any], reasons: list[str]) -> str:

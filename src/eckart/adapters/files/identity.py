@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from eckart.adapters.place import places
 from eckart.nn import Matrix
 from eckart.nn.patterns import closest
+from eckart.nn.quantised import is_quantised
 
 LOOKED_AT = 8  # matrices
 SIDE = 256
@@ -34,7 +35,7 @@ def identity(model: nn.Module, found: Mapping[str, Matrix]) -> dict[str, Any]:
         "class": type(model).__name__,
         "name": base_name(model),
         "matrices": {name: [*stack_of(matrix), *matrix.shape] for name, matrix in found.items()},
-        "fingerprint": {name: _fingerprint(frozen_weight(model, found[name])) for name in _few(list(found))},
+        "fingerprint": {name: _fingerprint(model, found[name]) for name in _few(list(found))},
     }
 
 
@@ -57,7 +58,7 @@ def differences(model: nn.Module, found: Mapping[str, Matrix], known: Mapping[st
     if said:
         return said
     for name, then in known.get("fingerprint", {}).items():
-        now = _fingerprint(frozen_weight(model, found[name]))
+        now = _fingerprint(model, found[name])
         if not _agree(now, then):
             said.append(f"the weights of {name} are others (‖S‖ {now['norm']:.6g}, was {then['norm']:.6g})")
     return said
@@ -85,14 +86,14 @@ def _few(names: list[str]) -> list[str]:
     return names[::step]
 
 
-def _fingerprint(W: Tensor) -> dict[str, Any]:
-    dtype = str(W.dtype).removeprefix("torch.")
+def _fingerprint(model: nn.Module, matrix: Matrix) -> dict[str, Any]:
+    unseen: dict[str, Any] = {"dtype": None, "norm": None, "turn": None}  # quantised or sharded: no plain values
+    if is_quantised(matrix.module):
+        return unseen
+    W = frozen_weight(model, matrix)
     if W.is_meta or not W.is_floating_point() or type(W) not in (Tensor, nn.Parameter):
-        return {
-            "dtype": dtype,
-            "norm": None,
-            "turn": None,
-        }  # quantised or sharded: there are no plain values to look at
+        return unseen
+    dtype = str(W.dtype).removeprefix("torch.")
     m, n = W.shape[-2:]
     S = W[..., :: max(1, m // SIDE), :: max(1, n // SIDE)].double().flatten().cpu()
     norm = torch.linalg.vector_norm(S).item()

@@ -40,9 +40,7 @@ SUFFIXES = (
 def refusal(name: str, held: Held) -> str | None:
     """Why PEFT's LORA cannot hold an adapter; None where it can."""
     place, adapter = held
-    layer = getattr(place, "base", None)
-    if layer is None:
-        return f"{name} is a parameter that no layer of its own applies"
+    layer = place.base
     if place.kind == "embedding" and (adapter.magnitude is not None or adapter.bias is not None):
         return f"{name} is an embedding with a magnitude or a bias of its rows"
     if place.kind == "conv":
