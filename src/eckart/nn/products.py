@@ -131,7 +131,7 @@ def _lookup(
             offsets,
             scale_grad_by_freq=layer.scale_grad_by_freq,
             mode=layer.mode,
-            per_sample_weights=per_sample_weights,
+            per_sample_weights=None if per_sample_weights is None else per_sample_weights.to(rows.dtype),
             include_last_offset=layer.include_last_offset,
             padding_idx=layer.padding_idx,
         )
