@@ -128,6 +128,7 @@ class AdaptedLayer(Place):
     def _fits(self, live: list[Adapter]) -> bool:
         return (
             not _why_alone(self.base)
+            and not self.base.weight.requires_grad  # `fused` knows no slope of it
             and not _watched(self.base)
             and all(adapter.thin for adapter in live)
             and all(type(p) in _PLAIN for adapter in live for p in adapter._parameters.values() if p is not None)
@@ -136,14 +137,15 @@ class AdaptedLayer(Place):
 
     def _compute(self, x: Tensor, members: list[nn.Module]) -> tuple[Tensor, ...]:
         parts = [layer._parts() for layer in members]  # type: ignore[operator]
-        rate = self._rate(self.live())
+        rate = self._rate(self.live()) if self.training else 0.0
         return fused(x, parts, rate, draw_seed(x.device) if rate else None)
 
     def _parts(self) -> Parts:
         live = self.live()
         terms = [term for adapter in live for term in adapter.terms() or ()]
+        W = self.base._parameters["weight"]
         return Parts(
-            self.weight_matrix(),
+            W.mT if self.transposed else W,
             self._bias(live),
             self._factor(live),
             [term.B for term in terms],

@@ -1,6 +1,6 @@
 """The linear layers that read one tensor, with their adapters, as one step of autograd.
 
-    y_i = c_i ∘ u_i + b_i,   u_i = x W_iᵀ + Σ_t s_t z_tᵀ B_tᵀ,   z = [A_1; A_2; …] drop(x)ᵀ     for all siblings i, terms t
+    y_i = c_i ∘ u_i + b_i,   u_i = x W_iᵀ + Σ_t s_t z_tᵀ B_tᵀ,   z = [A_1; A_2; …] drop(x)ᵀ    for siblings i, terms t
 
 Kept for the backward pass: one x for all siblings, the small z (R, T), and u only where a magnitude trains. One product
 makes all z, one all gradients of A, and dx is accumulated by `addmm` (no sums of separate gradients):
@@ -13,6 +13,7 @@ layer may overwrite that, and c may be 0.
 Paper: none; autograd's own way also keeps the scaled sums and reads dY twice more.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,14 +27,6 @@ from eckart.adapters.dropout import fallen
 _FEW = 32
 
 
-class Sibling(NamedTuple):
-    """How one layer's tensors follow each other in the flat list that autograd takes: W, bias?, factor?, B…, A…"""
-
-    bias: bool
-    factor: bool
-    scales: tuple[float, ...]
-
-
 class Parts(NamedTuple):
     """One layer's tensors."""
 
@@ -43,6 +36,27 @@ class Parts(NamedTuple):
     B: list[Tensor]  # (m, r_t) each
     A: list[Tensor]  # (r_t, n) each
     scales: tuple[float, ...]
+
+
+class Plan(NamedTuple):
+    """Which tensor of the flat list belongs to which layer. The list is: all W, biases, factors, B's, A's."""
+
+    layers: int
+    biased: list[int]  # layers, in the list's order
+    factored: list[int]
+    owners: list[int]  # the layer of each term
+    scales: list[float]  # of each term
+    ranks: list[int]  # of each term
+    rate: float
+
+    def cut(self, flat: Sequence[Any]) -> tuple[Sequence[Any], dict[int, Any], dict[int, Any], Any, Any]:
+        """W's, layer → bias, layer → factor, B's and A's (or what else is listed in their places)."""
+        k, terms = self.layers, len(self.ranks)
+        start = k + len(self.biased)
+        factors = flat[start : start + len(self.factored)]
+        bias = dict(zip(self.biased, flat[k:start], strict=True)) if self.biased else {}
+        factor = dict(zip(self.factored, factors, strict=True)) if self.factored else {}
+        return flat[:k], bias, factor, flat[-2 * terms : -terms], flat[-terms:]
 
 
 def fused(x: Tensor, parts: list[Parts], rate: float = 0.0, seed: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -57,72 +71,65 @@ def fused(x: Tensor, parts: list[Parts], rate: float = 0.0, seed: Tensor | None 
     Returns:
         One (..., m_i) for each.
     """
-    plan = tuple(Sibling(p.bias is not None, p.factor is not None, p.scales) for p in parts)
-    flat = [t for p in parts for t in (p.W, p.bias, p.factor, *p.B, *p.A) if t is not None]
-    return _Fused.apply(x, plan, rate, seed, *flat)
-
-
-def _unflatten(plan: tuple[Sibling, ...], flat: tuple[Any, ...]) -> list[Parts]:
-    rest = list(flat)
-    parts = []
-    for sibling in plan:
-        k = len(sibling.scales)
-        W = rest.pop(0)
-        bias = rest.pop(0) if sibling.bias else None
-        factor = rest.pop(0) if sibling.factor else None
-        B, A, rest = rest[:k], rest[k : 2 * k], rest[2 * k :]
-        parts.append(Parts(W, bias, factor, B, A, sibling.scales))
-    return parts
+    biased = [i for i, part in enumerate(parts) if part.bias is not None]
+    factored = [i for i, part in enumerate(parts) if part.factor is not None]
+    owners = [i for i, part in enumerate(parts) for _ in part.B]
+    scales = [scale / (1 - rate) for part in parts for scale in part.scales]
+    B = [B for part in parts for B in part.B]
+    A = [A for part in parts for A in part.A]
+    plan = Plan(len(parts), biased, factored, owners, scales, [len(each) for each in A], rate)
+    bias = [parts[i].bias for i in biased]
+    return _Fused.apply(x, plan, seed, *[part.W for part in parts], *bias, *[parts[i].factor for i in factored], *B, *A)
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, plan: tuple[Sibling, ...], rate: float, seed: Tensor | None, *flat: Tensor
-    ) -> tuple[Tensor, ...]:
-        parts = _unflatten(plan, flat)
-        needs = _unflatten(plan, ctx.needs_input_grad[4:])
-        dtype = _compute_dtype(x, parts[0].W)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        A = _stacked(parts, dtype)
-        few = _few(parts)
-        z = _small(A, _dropped(rows, rate, seed).mT, few)  # (R, T)
-        outputs, kept, start = [], [], 0
-        for part, need in zip(parts, needs, strict=True):
-            u = _frozen(rows, part)
-            for B, scale in zip(part.B, part.scales, strict=True):
-                stop = start + B.shape[1]
-                u.addmm_(z[start:stop].mT, B.to(dtype).mT, alpha=scale / (1 - rate))
-                start = stop
-            keep = part.factor is not None and bool(need.factor)
-            kept.append(u if keep else None)
-            outputs.append(_reweighted(u, part, keep).view(*x.shape[:-1], -1))
-        keep_x = any(any(need.A) for need in needs)
-        ctx.plan, ctx.rate, ctx.shape, ctx.dtype, ctx.few = plan, rate, x.shape, x.dtype, few
-        ctx.save_for_backward(rows if keep_x else None, z, seed, *kept, *flat)
+    def forward(ctx: Any, x: Tensor, plan: Plan, seed: Tensor | None, *flat: Tensor) -> tuple[Tensor, ...]:
+        W, bias, factor, B, A = plan.cut(flat)
+        _, _, factor_trains, _, A_trains = plan.cut(ctx.needs_input_grad[3:])
+        dtype = _compute_dtype(x, W[0])
+        rows = _as(x.reshape(-1, x.shape[-1]), dtype)
+        lost = fallen(tuple(rows.shape), plan.rate, seed) if seed is not None else None
+        z = _z(_stacked(A, dtype), rows if lost is None else rows.masked_fill(lost, 0.0), plan)  # (R, T)
+        u = [
+            torch.addmm(_as(bias[i], dtype), rows, _as(each, dtype).mT)
+            if i in bias and i not in factor
+            else rows @ _as(each, dtype).mT
+            for i, each in enumerate(W)
+        ]
+        for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, z.split(plan.ranks), B, strict=True):
+            u[owner].addmm_(z_t.mT, _as(B_t, dtype).mT, alpha=scale)
+        kept = [u[i] for i in factor if factor_trains[i]]
+        outputs = list(u)
+        for i, c in factor.items():  # in u's own memory unless u is kept; c has its own precision within the one pass
+            y = torch.mul(u[i], c, out=torch.empty_like(u[i]) if factor_trains[i] else u[i])
+            outputs[i] = y.add_(bias[i]) if i in bias else y
+        ctx.plan, ctx.shape, ctx.dtype = plan, x.shape, x.dtype
+        ctx.save_for_backward(rows if any(A_trains) else None, z, seed, *flat, *kept)
         ctx.set_materialize_grads(False)
-        return tuple(outputs)
+        return tuple([y.view(*x.shape[:-1], y.shape[1]) for y in outputs])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *dY: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
+        plan, needs = ctx.plan, ctx.needs_input_grad
         rows, z, seed, *saved = ctx.saved_tensors
-        kept, flat = saved[: len(ctx.plan)], saved[len(ctx.plan) :]
-        parts = _unflatten(ctx.plan, tuple(flat))
-        needs = _unflatten(ctx.plan, ctx.needs_input_grad[4:])
-        G = _empty(z, z.shape[0], z.shape[1], ctx.few)  # (R, T)
-        start, slopes, grads = 0, [], []
-        for part, need, u, dy in zip(parts, needs, kept, dY, strict=True):
-            width = sum(B.shape[1] for B in part.B)
-            here = slice(start, start + width)
-            slope, *made = _one(part, need, u, dy, z[here], G[here], ctx)
-            slopes.append(slope)
-            grads.append(made)
-            start += width
-        lost = fallen((z.shape[1], parts[0].A[0].shape[1]), ctx.rate, seed) if seed is not None else None
-        dA = _dA(parts, needs, G, rows, lost)
-        dx = _dx(ctx, parts, G, slopes, lost) if ctx.needs_input_grad[0] else None
-        return (dx, None, None, None, *_flatten(parts, grads, dA))
+        W, bias, factor, B, A = plan.cut(saved[: len(needs) - 3])
+        _, bias_trains, factor_trains, B_trains, A_trains = plan.cut(needs[3:])
+        kept = iter(saved[len(needs) - 3 :])
+        u = {i: next(kept) for i in factor if factor_trains[i]}
+        dY = [dy if dy is None else _as(dy.reshape(-1, dy.shape[-1]), z.dtype) for dy in slopes]
+        dbias = {i: dY[i].sum(0, dtype=bias[i].dtype) if bias_trains[i] and dY[i] is not None else None for i in bias}
+        dfactor = {i: _reweigh(dY, i, c, u.get(i)) for i, c in factor.items()}
+        G = z.new_empty(z.shape) if _few(plan) else z.new_empty(z.shape[::-1]).mT  # (R, T)
+        dB = _dB(plan, dY, B, B_trains, z, G)
+        lost = fallen((z.shape[1], A[0].shape[1]), plan.rate, seed) if seed is not None else None
+        dA: list[Tensor | None] = [None] * len(A)
+        if rows is not None:
+            split = (G @ (rows if lost is None else rows.masked_fill(lost, 0.0))).split(plan.ranks)
+            dA = [_as(g, A_t.dtype) if wanted else None for g, A_t, wanted in zip(split, A, A_trains, strict=True)]
+        dx = _dx(dY, W, G, A, lost).view(ctx.shape).to(ctx.dtype) if needs[0] else None
+        return (dx, None, None, *[None] * plan.layers, *dbias.values(), *dfactor.values(), *dB, *dA)
 
 
 def _compute_dtype(x: Tensor, W: Tensor) -> torch.dtype:
@@ -130,103 +137,62 @@ def _compute_dtype(x: Tensor, W: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else W.dtype
 
 
-def _stacked(parts: list[Parts], dtype: torch.dtype) -> Tensor:  # (R, n)
-    A = [A for part in parts for A in part.A]
-    return torch.cat([each.to(dtype) for each in A]) if len(A) > 1 else A[0].to(dtype)
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
 
 
-def _few(parts: list[Parts]) -> bool:
-    return all(len(A) < _FEW for part in parts for A in part.A)
+def _few(plan: Plan) -> bool:
+    return max(plan.ranks) < _FEW
 
 
-def _empty(like: Tensor, few: int, many: int, rows: bool) -> Tensor:  # (few, many)
-    """Not yet written, with the small side as rows in memory, or as columns."""
-    return like.new_empty(few, many) if rows else like.new_empty(many, few).mT
+def _stacked(A: Sequence[Tensor], dtype: torch.dtype) -> Tensor:  # (R, n)
+    return torch.cat([_as(each, dtype) for each in A]) if len(A) > 1 else _as(A[0], dtype)
 
 
-def _small(P: Tensor, Q: Tensor, rows: bool, scale: float = 1.0) -> Tensor:  # (few, k), (k, many) -> (few, many)
-    """scale · P Q, scaled by the product itself instead of in a pass of its own."""
-    return _empty(P, P.shape[0], Q.shape[1], rows).addmm_(P, Q, beta=0, alpha=scale)
+def _z(A: Tensor, dropped: Tensor, plan: Plan) -> Tensor:  # (R, T)
+    return A @ dropped.mT if _few(plan) else (dropped @ A.mT).mT
 
 
-def _dropped(rows: Tensor, rate: float, seed: Tensor | None) -> Tensor:
-    """What the adapters see; the factor 1/(1 − rate) goes into their scales."""
-    return rows if seed is None else rows.masked_fill(fallen(tuple(rows.shape), rate, seed), 0.0)
-
-
-def _frozen(rows: Tensor, part: Parts) -> Tensor:
-    """x Wᵀ, with the bias where no factor comes in between."""
-    W = part.W.to(rows.dtype).mT
-    return torch.addmm(part.bias.to(rows.dtype), rows, W) if part.bias is not None and part.factor is None else rows @ W
-
-
-def _reweighted(u: Tensor, part: Parts, keep: bool) -> Tensor:
-    """c ∘ u + b, in u's own memory unless u is kept; c has its own precision within the one pass."""
-    if part.factor is None:
-        return u
-    y = torch.mul(u, part.factor, out=torch.empty_like(u) if keep else u)
-    return y if part.bias is None else y.add_(part.bias)
-
-
-def _one(
-    part: Parts, need: Parts, u: Tensor | None, dy: Tensor | None, z: Tensor, G: Tensor, ctx: Any
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
-    """One layer's c∘dY, dbias, dfactor and dB's; its rows of G are written."""
+def _reweigh(dY: list[Tensor | None], i: int, c: Tensor, u: Tensor | None) -> Tensor | None:
+    """Put c∘dY in the place of a layer's dY; the slope of c, if u is given. One temporary serves both."""
+    dy = dY[i]
     if dy is None:
-        G.zero_()
-        return None, None, None, [None] * len(part.B)
-    dy = dy.reshape(-1, dy.shape[-1]).to(z.dtype)
-    dbias = dy.sum(0).to(part.bias.dtype) if need.bias and part.bias is not None else None
-    dfactor = None
-    if part.factor is not None:
-        room = torch.empty_like(dy)
-        if u is not None:
-            dfactor = torch.mul(dy, u, out=room).sum(0, dtype=part.factor.dtype)
-        dy = torch.mul(dy, part.factor, out=room)
-    dB: list[Tensor | None] = []
-    start = 0
-    for B, wanted, scale in zip(part.B, need.B, part.scales, strict=True):
-        here = slice(start, start + B.shape[1])
-        scale /= 1 - ctx.rate
-        G[here].addmm_(B.to(dy.dtype).mT, dy.mT, beta=0, alpha=scale)
-        dB.append(_small(z[here], dy, ctx.few, scale).mT.to(B.dtype) if wanted else None)
-        start += B.shape[1]
-    return dy, dbias, dfactor, dB
+        return None
+    room = torch.empty_like(dy)
+    slope = torch.mul(dy, u, out=room).sum(0, dtype=c.dtype) if u is not None else None
+    dY[i] = torch.mul(dy, c, out=room)
+    return slope
 
 
-def _dA(
-    parts: list[Parts], needs: list[Parts], G: Tensor, rows: Tensor | None, lost: Tensor | None
+def _dB(
+    plan: Plan, dY: list[Tensor | None], B: Sequence[Tensor], trains: Sequence[bool], z: Tensor, G: Tensor
 ) -> list[Tensor | None]:
-    """The gradients of all A's, from one product."""
-    ranks = [len(A) for p in parts for A in p.A]
-    if rows is None:
-        return [None] * len(ranks)
-    split = (G @ (rows if lost is None else rows.masked_fill(lost, 0.0))).split(ranks)
-    wanted = [need for p in needs for need in p.A]
-    dtypes = [A.dtype for p in parts for A in p.A]
-    return [g.to(dtype) if want else None for g, want, dtype in zip(split, wanted, dtypes, strict=True)]
+    """The gradients of all B's, and G, each product scaled as it is made instead of in a pass of its own."""
+    few, nothing = _few(plan), z.new_empty(1)  # added 0 times
+    dB: list[Tensor | None] = []
+    each = zip(plan.owners, plan.scales, B, trains, z.split(plan.ranks), G.split(plan.ranks), strict=True)
+    for owner, scale, B_t, wanted, z_t, G_t in each:
+        dy = dY[owner]
+        if dy is None:
+            G_t.zero_()
+            dB.append(None)
+            continue
+        G_t.addmm_(_as(B_t, z.dtype).mT, dy.mT, beta=0, alpha=scale)
+        if not wanted:
+            dB.append(None)
+        elif few:
+            dB.append(_as(torch.addmm(nothing, z_t, dy, beta=0, alpha=scale).mT, B_t.dtype))
+        else:
+            dB.append(_as(torch.addmm(nothing, dy.mT, z_t.mT, beta=0, alpha=scale), B_t.dtype))
+    return dB
 
 
-def _dx(ctx: Any, parts: list[Parts], G: Tensor, slopes: list[Tensor | None], lost: Tensor | None) -> Tensor:
+def _dx(dY: list[Tensor | None], W: Sequence[Tensor], G: Tensor, A: Sequence[Tensor], lost: Tensor | None) -> Tensor:
     """Into the first layer's full product, since adding to a matrix costs less than making one."""
-    A = _stacked(parts, G.dtype)
     dx = None
-    for part, dy in zip(parts, slopes, strict=True):
+    for dy, each in zip(dY, W, strict=True):
         if dy is not None:
-            W = part.W.to(dy.dtype)
-            dx = dy @ W if dx is None else dx.addmm_(dy, W)
-    assert dx is not None  # autograd asks for no slope where no output has one
-    dx = dx.addmm_(G.mT, A) if lost is None else dx.add_((G.mT @ A).masked_fill_(lost, 0.0))
-    return dx.view(ctx.shape).to(ctx.dtype)
-
-
-def _flatten(parts: list[Parts], grads: list[Any], dA: list[Tensor | None]) -> list[Tensor | None]:
-    """The gradients in the order of the flat list."""
-    flat: list[Tensor | None] = []
-    for part, (dbias, dfactor, dB) in zip(parts, grads, strict=True):
-        flat.append(None)  # the weight is frozen
-        flat += [dbias] if part.bias is not None else []
-        flat += [dfactor] if part.factor is not None else []
-        flat += [*dB, *dA[: len(dB)]]
-        dA = dA[len(dB) :]
-    return flat
+            dx = dy @ _as(each, dy.dtype) if dx is None else dx.addmm_(dy, _as(each, dy.dtype))
+    assert dx is not None  # autograd asks for nothing where no output has a slope
+    low = _stacked(A, G.dtype)
+    return dx.addmm_(G.mT, low) if lost is None else dx.add_((G.mT @ low).masked_fill_(lost, 0.0))

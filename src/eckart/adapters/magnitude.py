@@ -34,39 +34,52 @@ def row_factor(adapter: Adapter, W: Tensor, source: Tensor | None = None) -> Ten
             their version counters tell (changes made through `.data` do not count up). None keeps nothing.
     """
     assert adapter.magnitude is not None
-    norm = row_norm(adapter, W, source)
-    return adapter.magnitude / torch.where(norm > 0, norm, 1.0).to(adapter.magnitude.dtype)
+    return adapter.magnitude / _divisor(adapter, W, source)
 
 
 @torch.no_grad()
-def row_norm(adapter: Adapter, W: Tensor, source: Tensor | None = None) -> Tensor:  # (m,)
-    """‖W + Δ‖ of each row, in float32 or wider, detached."""
+def _divisor(adapter: Adapter, W: Tensor, source: Tensor | None) -> Tensor:  # (m,)
+    """The norm in the magnitude's dtype, 1 where it is 0; kept where it can be told when it changes."""
+    assert adapter.magnitude is not None
+    terms = adapter.terms()
+    seen = [source, *(factor for B, A, _ in terms for factor in (B, A))] if source is not None and terms else []
+    keep = bool(seen) and _countable(seen)
+    scales = [scale for _, _, scale in terms or ()]
+    if keep and (divisor := _recall(adapter, "changed", seen, scales)) is not None:
+        return divisor
+    own = _recall(adapter, "frozen", seen[:1], []) if keep else None
+    own = _own(W) if own is None and terms is not None else own
+    norm = row_norm(adapter, W, own)
+    divisor = torch.where(norm > 0, norm, 1.0).to(adapter.magnitude.dtype)
+    if keep and own is not None:
+        _KEPT[adapter] = {"frozen": (_stamps(seen[:1]), [], own), "changed": (_stamps(seen), scales, divisor)}
+    return divisor
+
+
+@torch.no_grad()
+def row_norm(adapter: Adapter, W: Tensor, own: Tensor | None = None) -> Tensor:  # (m,)
+    """‖W + Δ‖ of each row, in float32 or wider, detached; `own` is ‖W‖² where it is known."""
     wide = torch.promote_types(W.dtype, torch.float32)
     terms = adapter.terms()
     if terms is None:
         return torch.linalg.vector_norm(W.to(wide) + adapter.delta().to(wide), dim=-1)
-    factors = [factor for B, A, _ in terms for factor in (B, A)]
-    scales = [scale for _, _, scale in terms]
-    keep = source is not None and _countable([source, *factors])
-    seen = [source, *factors] if keep and source is not None else []
-    if keep and (norm := _recall(adapter, "changed", seen, scales)) is not None:
-        return norm
-    own = _recall(adapter, "frozen", seen[:1], []) if keep else None
+    own = _own(W) if own is None else own
     B = _joined([scale * B.to(wide) for B, _, scale in terms], -1)
     A = _joined([A.to(wide) for _, A, _ in terms], -2)
-    squares, cross = [], []
-    rows = max(1, W.shape[-2] if W.dtype == wide else _BLOCK // W.shape[-1])
-    for block in W.split(rows, dim=-2):
-        block = block.to(wide)
-        if own is None:
-            squares.append(torch.linalg.vector_norm(block, dim=-1).square())
-        cross.append(A @ block.mT)  # (r, rows)
-    own = _joined(squares, -1) if own is None else own
-    mixed = _joined(cross, -1).mT.mul(2).add(B @ (A @ A.mT)).mul(B).sum(-1)
-    norm = (own + mixed).clamp_min(0).sqrt()
-    if keep:
-        _KEPT[adapter] = {"frozen": (_stamps(seen[:1]), [], own), "changed": (_stamps(seen), scales, norm)}
-    return norm
+    cross = _joined([A @ block.to(wide).mT for block in _blocks(W)], -1)  # (r, m)
+    mixed = cross.mT.mul(2).add(B @ (A @ A.mT)).mul(B).sum(-1)
+    return (own + mixed).clamp_min(0).sqrt()
+
+
+def _own(W: Tensor) -> Tensor:  # (m,)
+    """‖W‖² of each row."""
+    wide = torch.promote_types(W.dtype, torch.float32)
+    return _joined([torch.linalg.vector_norm(block.to(wide), dim=-1).square() for block in _blocks(W)], -1)
+
+
+def _blocks(W: Tensor) -> Sequence[Tensor]:
+    """W in blocks of rows that are widened one at a time; whole where nothing is to be widened."""
+    return (W,) if W.element_size() >= 4 else W.split(max(1, _BLOCK // W.shape[-1]), dim=-2)
 
 
 def _countable(tensors: Sequence[Tensor]) -> bool:
