@@ -317,14 +317,14 @@ def test_transformers_trainer_takes_a_wrapper_as_it_is(tmp_path: Any) -> None:
 
 def test_groups_give_each_parameter_once_at_the_rate_of_its_part() -> None:
     model = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 4), nn.Linear(4, 2))
-    adapt(model, "dora", rank=2, targets=["0", "1"], modules_to_save="2", bias=True)
+    adapt(model, "dora", rank=2, targets=["0", "1"], modules_to_save="2")
     groups = {group["name"]: group for group in param_groups(model, 1.0, plus=16, embeddings=1e-3, weight_decay=0.1)}
     rates = {name: (group["lr"], group["weight_decay"], len(group["params"])) for name, group in groups.items()}
     assert rates == {
         "factors": (1.0, 0.1, 1),
         "B": (16.0, 0.1, 1),
         "embeddings": (1e-3, 0.1, 2),
-        "vectors": (1.0, 0.0, 4),
+        "vectors": (1.0, 0.0, 2),
         "saved": (1.0, 0.1, 1),
         "saved vectors": (1.0, 0.0, 1),
     }
@@ -352,6 +352,10 @@ def test_errors_name_the_argument_and_the_remedy() -> None:
         LoraFA(torch.optim.SGD(trained(other), lr=1.0), other)
     with pytest.raises(ValueError, match="damping"):
         Riemannian(torch.optim.SGD(trained(other), lr=1.0), other, damping=-1.0)
+    sharded, _ = problem()
+    _factors(sharded)[0][0].full_tensor = lambda: None  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="sharded"):
+        Riemannian(torch.optim.SGD(trained(sharded), lr=1.0), sharded)
     fixed, _ = problem("lora-fa")
     with pytest.raises(ValueError, match="LoraFA"):
         LoraPro(torch.optim.SGD(trained(fixed), lr=1.0), fixed)

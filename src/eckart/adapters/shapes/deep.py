@@ -6,9 +6,8 @@
 The middle joins the shorter side, so that each layer still works on one thin pair. r(m+n) + r² parameters, or + 3r².
 The rank is a bound, not a choice: what is learned has far lower rank (`linalg.invariant` says why).
 
-Paper: 2406.04112. Its code trains with Adam at a constant 1e-4 (compressed: 1e-2 inside and 1e-4 for L and R, see
-`optimizers.param_groups`), and with an eps of 1e-6, which is large beside the first gradients (they carry ε²): that
-slows the small directions down, and a smaller eps learns higher ranks.
+Paper: 2406.04112. Its code trains with Adam, eps 1e-6, at a constant 1e-4; compressed at 1e-2 inside and 1e-4 for L
+and R (`optimizers.param_groups`). Its default width is max(m, n), and its figures are of thin factors, as here.
 """
 
 import torch
