@@ -1,9 +1,10 @@
-"""The command line: `eckart measure`, `demo`, `claims`. Parse, call, print; the work is done in the layers below."""
+"""The command line, `eckart`: parse, call, print. The work is done in the layers below."""
 
 import sys
 
 import typer
 
+from .adapt import adapt
 from .claims import claims
 from .demo import demo
 from .measure import measure
@@ -16,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(measure)
+app.command()(adapt)
 app.command()(demo)
 app.add_typer(claims, name="claims")
 

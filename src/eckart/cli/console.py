@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -13,10 +14,10 @@ if TYPE_CHECKING:  # it takes torch along, which --help must not wait for
 
 
 @contextmanager
-def progress_bar() -> Iterator["Report"]:
+def progress_bar(*, shown: bool = True) -> Iterator["Report"]:
     """A bar on stderr, driven by (done, total, label); stdout stays clean for the result."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
         task = bar.add_task("")
 
         def report(done: int, total: int, label: str) -> None:
@@ -40,3 +41,20 @@ def require_free(*, files: Sequence[Path | None] = (), folders: Sequence[Path | 
         empty = path in folders and path.is_dir() and not any(path.iterdir())
         if path.exists() and not empty and not force:
             raise FileExistsError(f"{path} exists; pass --force to replace it, or another path")
+
+
+def tell(sentence: str) -> None:
+    """Say something beside the result, on stderr."""
+    typer.echo(sentence, err=True)
+
+
+def listed(value: str | None) -> list[str] | None:
+    """Patterns that were given with commas between them."""
+    return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def rank_given(value: str) -> int:
+    """A rank from the command line."""
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"--rank: {value!r}; give a whole number of at least 1, or auto")
+    return int(value)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import progress_bar, require_free
+from .console import listed, progress_bar, require_free
 
 
 def measure(
@@ -66,15 +66,15 @@ def measure(
     with progress_bar() as progress:
         profile = look(
             model,
-            of=_listed(of),
+            of=listed(of),
             mode="fast" if fast else "full",
             base=base,
             adapter=adapter,
             text=text,
             tokens=tokens,
             length=length,
-            targets=_listed(targets),
-            exclude=_listed(exclude),
+            targets=listed(targets),
+            exclude=listed(exclude),
             progress=progress,
         )
         rows = profile.rows()
@@ -96,7 +96,3 @@ def measure(
     for key, reason in profile.details["left_out"].items():
         if not reason.startswith("not chosen"):
             typer.echo(f"left out {key}: {reason}", err=True)
-
-
-def _listed(value: str | None) -> list[str] | None:
-    return None if value is None else [part.strip() for part in value.split(",") if part.strip()]

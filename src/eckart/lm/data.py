@@ -37,8 +37,9 @@ class TrainingData:
         return pack(chosen, self.length) if packed else list(chosen)
 
     def batches(self, count: int, batch: int = 1, *, packed: bool = True) -> list[dict[str, Any]]:
-        """Some batches of the training sequences, for what looks at data before training (ranks, starts)."""
+        """Batches of the training sequences, from all parts alike, for what looks at data first (ranks, starts)."""
         found, stack = self.sequences(packed=packed), collate(self.pad)
+        found = found[:: max(1, len(found) // (count * batch))]
         return [stack(found[i : i + batch]) for i in range(0, len(found), batch)][:count]
 
 
@@ -46,7 +47,7 @@ def training_data(
     tokenizer: Tokenizer | None,
     source: str | os.PathLike[str] | Sequence[Row],
     *,
-    held_out: str | os.PathLike[str] | float = 0.05,
+    held_out: str | os.PathLike[str] | Sequence[Row] | float = 0.05,
     length: int = 512,
 ) -> TrainingData:
     """Read, tokenise and cut training data.
@@ -82,7 +83,7 @@ def training_data(
         raise ValueError(f"length: {length}; give from 2 to {tokenizer.model_max_length} tokens")
     if isinstance(held_out, float | int) and not 0 <= held_out < 1:
         raise ValueError(f"held_out: {held_out}; give a share of at least 0 and below 1, or data to measure on")
-    rows = read_rows(source) if isinstance(source, str | os.PathLike) else list(source)
+    rows = _rows(source)
     notes: list[str] = []
     examples = _examples(tokenizer, rows, length, notes)
     if isinstance(held_out, float | int):
@@ -92,9 +93,13 @@ def training_data(
         if count:
             notes.append(f"the last {count} of {len(examples) + count} documents are held out, to measure on")
     else:
-        kept = _examples(tokenizer, read_rows(held_out), length, notes)
+        kept = _examples(tokenizer, _rows(held_out), length, notes)
     pad = tokenizer.pad_token_id
     return TrainingData(examples, kept, length, 0 if pad is None else pad, notes)
+
+
+def _rows(source: str | os.PathLike[str] | Sequence[Row]) -> Sequence[Row]:
+    return read_rows(source) if isinstance(source, str | os.PathLike) else source
 
 
 def _examples(tokenizer: Tokenizer, rows: Sequence[Row], length: int, notes: list[str]) -> list[Example]:

@@ -17,13 +17,12 @@ from eckart.lm.adapter_callback import AdapterCallback
 from eckart.lm.data import TrainingData, training_data
 from eckart.lm.finetuned import Finetuned, spectra
 from eckart.lm.packing import Example, keeps_apart
-from eckart.lm.run_folder import RunFolder
+from eckart.lm.run_folder import RunFolder, first_process
 from eckart.lm.training import (
     AdapterTrainer,
     Loss,
     Plan,
     adapter_trainer,
-    first_process,
     peak_memory,
     same_use_cache,
 )

@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from eckart.nn.files import read_json, write_json
 
 
@@ -59,10 +57,10 @@ class RunFolder:
         Raises:
             FileNotFoundError: There is none.
         """
-        found = get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
-        if found is None or not self.record.is_file():
+        found = [entry for entry in self.checkpoints.glob("checkpoint-*") if (entry / "trainer_state.json").is_file()]
+        if not found or not self.record.is_file():
             raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume from; leave out --resume")
-        return Path(found)
+        return max(found, key=lambda entry: int(entry.name.rpartition("-")[2]))
 
     def start(self, settings: dict[str, Any]) -> None:
         """Make the folder and write down what the run is started with; what an earlier run left there goes."""
@@ -85,3 +83,8 @@ class RunFolder:
                     "give the same, or start a new run in another folder"
                 )
         return known
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes; torchrun starts several."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -1,7 +1,6 @@
 """A Trainer for adapters: exact evaluation in tokens, progress, and a stop where the loss is no number."""
 
 import math
-import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -161,11 +160,6 @@ def adapter_trainer(
         held_out=held_out,
         pad=pad,
     )
-
-
-def first_process() -> bool:
-    """Whether this process is the one that writes; torchrun starts several."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
