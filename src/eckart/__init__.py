@@ -12,16 +12,17 @@ _WHERE = {
     "adapt": "eckart.adapters",
     "load": "eckart.adapters",
     "measure": "eckart.spectra",
+    "merge": "eckart.adapters",
     "Profile": "eckart.spectra",
     "Recorder": "eckart.spectra",
     "save": "eckart.adapters",
 }
 _PARTS = ("adapters", "claims", "linalg", "lm", "nn", "regularizers", "report", "spectra", "theory")
 
-__all__ = ["Profile", "Recorder", "__version__", "adapt", "load", "measure", "save"]
+__all__ = ["Profile", "Recorder", "__version__", "adapt", "load", "measure", "merge", "save"]
 
 if TYPE_CHECKING:
-    from eckart.adapters import adapt, load, save
+    from eckart.adapters import adapt, load, merge, save
     from eckart.spectra import Profile, Recorder, measure
 
 

@@ -3,29 +3,55 @@
 from eckart.adapters.adalora import RankSchedule, orthogonality
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.adapting import Adaptation, adapt
+from eckart.adapters.algebra import combine, delta_spectra, truncate, used_ranks
+from eckart.adapters.certifying import Certificate, certify
+from eckart.adapters.comparing import Compared, Comparison, compare
+from eckart.adapters.extraction import Extraction, extract
 from eckart.adapters.files import Saved, load, save
+from eckart.adapters.merging import Merged, merge
 from eckart.adapters.methods import METHODS, Method
+from eckart.adapters.mixing import mixed
+from eckart.adapters.pairing import attach, pairs, write_pairs
 from eckart.adapters.relora import jagged_cosine, restart
 from eckart.adapters.settings import Settings
 from eckart.adapters.shrinking import shrink
-from eckart.adapters.switching import activate, disabled, names
+from eckart.adapters.switching import activate, disabled, names, remove, rename
 
 __all__ = [
     "METHODS",
     "Adaptation",
     "Adapter",
+    "Certificate",
+    "Compared",
+    "Comparison",
+    "Extraction",
+    "Merged",
     "Method",
     "RankSchedule",
     "Saved",
     "Settings",
     "activate",
     "adapt",
+    "attach",
+    "certify",
+    "combine",
+    "compare",
+    "delta_spectra",
     "disabled",
+    "extract",
     "jagged_cosine",
     "load",
+    "merge",
+    "mixed",
     "names",
     "orthogonality",
+    "pairs",
+    "remove",
+    "rename",
     "restart",
     "save",
     "shrink",
+    "truncate",
+    "used_ranks",
+    "write_pairs",
 ]
