@@ -1,4 +1,4 @@
-"""Weights without a layer of their own: experts, attention's one parameter, and what parents read instead of calling."""
+"""Weights without a layer of their own: experts, attention's one parameter, and what parents read but do not call."""
 
 import copy
 from typing import Any

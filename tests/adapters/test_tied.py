@@ -65,8 +65,10 @@ def test_both_places_of_a_tied_weight_can_be_adapted_each_with_its_own() -> None
 
 def test_a_second_adapter_finds_the_places_that_the_first_one_made() -> None:
     model, _ = llama()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="keeps the base weight"):
         adapt(model, rank=2, targets="lm_head", name="one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         adapt(model, rank=2, targets=["lm_head", "embed_tokens"], name="two")
     assert {name: list(place.adapters) for name, place in places(model).items()} == {
         "lm_head": ["one", "two"],
