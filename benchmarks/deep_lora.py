@@ -232,11 +232,11 @@ def main() -> None:
     )
     parser.add_argument("--eps", type=float, default=1e-6, help="of Adam")
     parser.add_argument("--search", action="store_true", help="several rates, on other seeds")
-    parser.add_argument("--quick", action="store_true", help="two methods, one seed, 16 examples, 20 steps")
+    parser.add_argument("--quick", action="store_true", help="two methods, one seed, 16 examples, 60 steps")
     options = parser.parse_args()
     if options.quick:
-        options.shots, options.ranks, options.seeds, options.steps = [16], [8, 64], 1, 20
-        options.methods = ["lora", "deep-lora"]
+        options.shots, options.ranks, options.seeds, options.steps = [16], [8, 64], 1, 60
+        options.methods, options.rate = ["lora", "deep-lora"], 3e-4
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     table(results(options.results, list(plan(options)), read(options.data)))
 
