@@ -13,7 +13,7 @@ from eckart.adapters.comparing import compare
 from eckart.adapters.pairing import attach, pairs, write_pairs
 from eckart.adapters.place import places
 from eckart.nn.batches import run_model
-from eckart.nn.files import LoraPair, lora_pairs
+from eckart.nn.files import LoraPair, lora_pairs, read_adapter
 from families import families
 
 SHAPES = {"tall": (9, 4), "wide": (3, 8), "square": (6, 6)}
@@ -154,6 +154,19 @@ def test_pairs_are_the_change_with_its_frozen_part(method: str) -> None:
     adapt(model, method, rank=2, **options)
     for name, (B, A, scale) in pairs(model).items():
         torch.testing.assert_close(scale * B @ A, places(model)[name].held["default"].delta(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*shares its weight")
+def test_a_tied_weight_is_written_as_the_kind_of_the_place_that_is_named(tmp_path: Path) -> None:
+    model, _ = families()["llama"]()
+    pair = LoraPair(torch.ones(64, 1), torch.ones(1, 24), 1.0)
+    write_pairs(tmp_path / "a", {"lm_head": pair}, model)
+    write_pairs(tmp_path / "b", {"model.embed_tokens": pair}, model)
+    assert lora_pairs(tmp_path / "a")["lm_head"].B.shape == (64, 1)
+    keys = [{key.split(".")[-2] for key in read_adapter(tmp_path / folder).tensors} for folder in "ab"]
+    assert keys == [{"lora_A", "lora_B"}, {"embed_tokens"}]
+    attach(model, {"lm_head": pair})
+    assert list(places(model)) == ["lm_head"]
 
 
 def test_what_is_no_pair_is_refused_by_name_or_left_out_with_a_warning() -> None:

@@ -214,6 +214,37 @@ def test_merging_a_tied_embedding_is_refused_or_left() -> None:
     torch.testing.assert_close(output(model, batches[0]), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("family", "targets"), [("mixtral", "*experts*"), ("encoder", "*in_proj_weight")])
+def test_parameters_that_no_layer_applies_are_merged_too(family: str, targets: str) -> None:
+    plain, batches = families()[family]()
+    model, _ = families()[family]()
+    stirred(model, targets=targets)
+    expected = output(model, batches[0])
+    merge(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(output(model, batches[0]), expected, atol=1e-4, rtol=1e-4)
+
+
+class Int8(Tensor):
+    """A weight that dequantises itself, as torchao's do."""
+
+    def dequantize(self) -> Tensor:
+        return (self.as_subclass(Tensor) * 16).round() / 16
+
+
+def test_a_quantised_layer_becomes_a_dense_one_with_its_dequantised_weight_in_the_sum() -> None:
+    model = nn.Sequential(nn.Linear(8, 6))
+    x = torch.randn(3, 8)
+    W = (model[0].weight.detach() * 16).round() / 16
+    model[0].weight = nn.Parameter(model[0].weight.detach().as_subclass(Int8), requires_grad=False)
+    stirred(model)
+    delta = places(model)["0"].held["default"].delta().detach()
+    bias = model[0].base.bias.detach()
+    merge(model)
+    assert (type(model[0]), type(model[0].weight)) == (nn.Linear, nn.Parameter)
+    torch.testing.assert_close(model(x), x @ (W + delta).T + bias)
+
+
 def test_modules_trained_whole_take_their_places() -> None:
     model, batches = families()["sequential"]()
     stirred(model, modules_to_save="4")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters.saved_modules import modules_before
-from eckart.adapters.targets import chosen, matrices_before
+from eckart.adapters.targets import chosen, matrices_by_name
 from eckart.linalg import working_dtype
 from eckart.nn import Matrix, Patterns
 from eckart.nn.files import Checkpoint, CheckpointMatrix
@@ -112,7 +112,7 @@ def _relative(change: float, norm: float) -> float:
 def _known(source: Source) -> dict[str, Held]:
     if isinstance(source, Checkpoint):
         return {each.name: each for each in source.matrices()}
-    return {name: each for each in matrices_before(source) for name in (each.name, *each.tied)}
+    return dict(matrices_by_name(source))
 
 
 def _key(held: Held) -> str:

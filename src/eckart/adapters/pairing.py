@@ -20,7 +20,7 @@ from eckart.adapters.files.peft_config import common, number, pattern
 from eckart.adapters.place import Place, adapters, places
 from eckart.adapters.saved_modules import saved_modules
 from eckart.adapters.switching import check_name, names, require_known
-from eckart.adapters.targets import matrices_before
+from eckart.adapters.targets import matrices_by_name
 from eckart.linalg import product_truncate
 from eckart.nn import Matrix
 from eckart.nn.files import LoraPair, write_adapter
@@ -90,13 +90,13 @@ def attach(model: nn.Module, changes: Pairs, name: str = "default") -> Adaptatio
                 [0.5000, 0.5000]])
     """
     check_name(model, name)
-    known = _known(model)
+    known = matrices_by_name(model)
     ready = {matrix: _fitting(matrix, pair, known) for matrix, pair in changes.items()}
     if not ready:
         raise ValueError("changes: there is none; give matrix name → LoraPair")
     ranks = {matrix: pair.A.shape[0] for matrix, pair in ready.items()}
     dtype = next(iter(ready.values())).B.dtype
-    done = adapt(model, "lora", rank=ranks, targets=list(ranks), name=name, dtype=dtype)
+    done = adapt(model, "lora", rank=ranks, name=name, dtype=dtype)
     by_name = {known[matrix].name: pair for matrix, pair in ready.items()}
     with torch.no_grad():
         for matrix, adapter in adapters(model, name):
@@ -134,7 +134,7 @@ def write_pairs(
     """
     if not changes:
         raise ValueError("changes: there is none; give matrix name → LoraPair")
-    known = _known(model) if model is not None else {}
+    known = matrices_by_name(model) if model is not None else {}
     for name, pair in changes.items():
         if model is not None:
             _check_fit(name, pair, known)
@@ -181,10 +181,6 @@ def _warn_of_others(model: nn.Module, name: str) -> None:
     others += saved_modules(model, name)
     if others:
         warnings.warn(f"{name} also changes what is no low-rank update, left out: {', '.join(others)}", stacklevel=3)
-
-
-def _known(model: nn.Module) -> dict[str, Matrix]:
-    return {name: matrix for matrix in matrices_before(model) for name in (matrix.name, *matrix.tied)}
 
 
 def _check_fit(name: str, pair: LoraPair, known: Mapping[str, Matrix]) -> None:
