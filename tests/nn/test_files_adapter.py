@@ -184,5 +184,5 @@ def test_an_adapter_already_read_is_not_read_again(tmp_path):
 def test_an_alpha_pattern_that_is_no_regular_expression_is_a_named_error(tmp_path):
     tensors = {"head.lora_A.weight": torch.ones(1, 3), "head.lora_B.weight": torch.ones(2, 1)}
     write_adapter(tmp_path / "a", {"peft_type": "LORA", "alpha_pattern": {"head[": 3}}, tensors)
-    with pytest.raises(ValueError, match=r"alpha_pattern in its adapter_config.json has 'head\['"):
+    with pytest.raises(ValueError, match=r"a pattern in its adapter_config.json has 'head\['"):
         lora_pairs(tmp_path / "a")

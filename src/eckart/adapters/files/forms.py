@@ -152,7 +152,8 @@ def _unseen(named: tuple[str, Held]) -> str | None:
 def _said(kind: str, own: str, held: Mapping[str, Held], config: Mapping[str, Any], reasons: list[str]) -> str:
     """What was written, in a sentence."""
     if kind != "LORA":
-        return f"as PEFT's {kind}"
+        lost = kind in lycoris.NAMES and next(iter(held.values())).adapter.settings.dropout
+        return f"as PEFT's {kind}" + (", which knows no dropout of inputs" if lost else "")
     ranks = sorted({config["r"], *config["rank_pattern"].values()})
     said = f"as LORA of rank {ranks[0]}" if len(ranks) == 1 else f"as LORA of ranks {ranks[0]} to {ranks[-1]}"
     if any(each.adapter.frozen_B is not None for each in held.values()):

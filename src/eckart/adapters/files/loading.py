@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.adapting import Adaptation, check_name, summary
 from eckart.adapters.files import vera
-from eckart.adapters.files.identity import differences, frozen_weight
+from eckart.adapters.files.identity import differences
 from eckart.adapters.files.own import read_own, read_told
 from eckart.adapters.files.peft_reading import from_peft_alone
 from eckart.adapters.files.stored import OWN_CONFIG, Entry, Stored
@@ -73,7 +73,7 @@ def load(folder: str | os.PathLike[str], into: nn.Module, name: str | None = Non
         stored = from_peft_alone(files, into, found, check)
     name = stored.name if name is None else name
     check_name(into, name)
-    made = _made(stored, into, found, files)
+    made = _made(stored, found, files)
     copies = _copies(stored, into)
     place_all(into, [found[key] for key in made], made, name)
     add_copies(into, tuple(copies), name)
@@ -96,18 +96,16 @@ def _check_base(
         raise ValueError(f"into: this model is not the base of the adapter in {folder}: {'; '.join(said)}{remedy}")
 
 
-def _made(
-    stored: Stored, model: nn.Module, found: Mapping[str, Matrix], files: AdapterFiles | None
-) -> dict[str, Adapter]:
+def _made(stored: Stored, found: Mapping[str, Matrix], files: AdapterFiles | None) -> dict[str, Adapter]:
     """The adapters, filled; nothing is placed yet."""
     shape = METHODS[stored.settings.method].shape
     made: dict[str, Adapter] = {}
     wrong: list[str] = []
     for name, entry in stored.entries.items():
-        W = frozen_weight(model, found[name])
+        device = next(found[name].module.parameters()).device
         dtype = next((t.dtype for t in entry.state.values() if t.is_floating_point()), torch.float32)
-        adapter: Any = shape(found[name], entry.rank, entry.scale, stored.settings, dtype, W.device)
-        wrong += _fill(name, adapter, entry, W.device)
+        adapter: Any = shape(found[name], entry.rank, entry.scale, stored.settings, dtype, device)
+        wrong += _fill(name, adapter, entry, device)
         made[name] = adapter
         if files is not None and files.config["peft_type"] == "VERA" and hasattr(adapter, "shared"):
             vera.share(adapter.shared, files.tensors)

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eckart.adapters.files.peft_config import by_pattern, number, pattern
+from eckart.adapters.files.peft_config import number, pattern
 from eckart.adapters.files.stored import Entry, Held
 from eckart.adapters.settings import Settings
 from eckart.linalg import truncated_svd
 from eckart.nn import Matrix
-from eckart.nn.files.adapter import SHIFTED, VARIANTS
+from eckart.nn.files.adapter import SHIFTED, VARIANTS, by_pattern
 
 SUFFIXES = (
     "lora_A.weight",

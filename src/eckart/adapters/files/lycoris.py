@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from eckart.adapters.files.peft_config import by_pattern, number, pattern
+from eckart.adapters.files.peft_config import number, pattern
 from eckart.adapters.files.stored import Entry, Held
 from eckart.adapters.settings import Settings
 from eckart.nn import Matrix
+from eckart.nn.files.adapter import by_pattern
 
 HADAMARD = {"hada_w1_a": "B1", "hada_w1_b": "A1", "hada_w2_a": "B2", "hada_w2_b": "A2"}
 KRONECKER = {

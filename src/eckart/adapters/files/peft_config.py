@@ -57,23 +57,6 @@ def pattern(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
     return {f"^{re.escape(name)}": value for name, value in values.items() if value != usual}
 
 
-def by_pattern(patterns: Mapping[str, Any] | None, name: str, usual: Any) -> Any:
-    """PEFT's rule for reading one.
-
-    Raises:
-        ValueError: A key is no regular expression.
-    """
-    for key, value in (patterns or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", name):
-                return value
-        except re.error as error:
-            raise ValueError(
-                f"folder: adapter_config.json has a pattern {key!r}, which is no regular expression ({error}); mend it"
-            ) from None
-    return usual
-
-
 def number(value: float) -> float | int:
     """An integer where it is one, as other readers expect."""
     return int(value) if float(value).is_integer() else value

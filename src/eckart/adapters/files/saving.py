@@ -12,7 +12,7 @@ from torch import nn
 from eckart.adapters.files.forms import to_peft
 from eckart.adapters.files.identity import identity
 from eckart.adapters.files.own import describe, digest, given_back, not_given_back
-from eckart.adapters.files.stored import OWN_CONFIG, OWN_TENSORS, Held
+from eckart.adapters.files.stored import OWN_CONFIG, OWN_TENSORS, Held, whole
 from eckart.adapters.place import places
 from eckart.adapters.saved_modules import saved_modules
 from eckart.adapters.targets import matrices_by_name
@@ -82,7 +82,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str], name: str = "default"
     modules = {key: module.copies[name].state_dict() for key, module in saved_modules(model, name).items()}
     found = {key: matrix for key, matrix in matrices_by_name(model).items() if key in held}
     written = to_peft(model, held, settings, modules)
-    tensors = {key: tensor.cpu() for key, tensor in written.tensors.items()}
+    tensors = {key: whole(tensor).cpu() for key, tensor in written.tensors.items()}
     back = given_back(AdapterFiles(written.config, tensors), found, modules) if written.kind else {}
     kept = not_given_back(held, modules, back)
     told = describe(held, settings, identity(model, found), name, modules, written.says)

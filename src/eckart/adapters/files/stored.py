@@ -54,9 +54,9 @@ class Stored:
 
 def state_of(adapter: Adapter) -> dict[str, Tensor]:
     """The tensors that make an adapter, whole: its parameters and whatever it keeps frozen."""
-    return {key: _whole(tensor.detach()) for key, tensor in adapter.state_dict().items()}
+    return {key: whole(tensor.detach()) for key, tensor in adapter.state_dict().items()}
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

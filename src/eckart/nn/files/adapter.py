@@ -211,18 +211,18 @@ def _pair(folder: str, name: str, halves: dict[str, Tensor], config: dict[str, A
             "(a grouped convolution, or a damaged file); leave that layer out of the adapter"
         )
     rank = A.shape[0]
-    alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+    alpha = by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
     return LoraPair(B, A, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def _by_pattern(patterns: dict[str, float] | None, name: str, default: float) -> float:
+def by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
     """PEFT's rule: the first pattern that is a regular expression for the end of the name."""
     for key, value in (patterns or {}).items():
         try:
             found = re.match(rf"(.*\.)?({key})$", name)
         except re.error as error:
             raise ValueError(
-                f"adapter: alpha_pattern in its {CONFIG} has {key!r}, which is no regular expression ({error}); mend it"
+                f"adapter: a pattern in its {CONFIG} has {key!r}, which is no regular expression ({error}); mend it"
             ) from None
         if found:
             return value
