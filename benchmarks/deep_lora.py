@@ -163,7 +163,7 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for method in options.methods:
             pairs = [(few, ranks[0]) for few in shots]
             pairs += [(shots[0], rank) for rank in ranks[1:] if method != "head"]
-            rates = [options.rate * RATES[method] / 1e-4] if not options.search else [
+            rates = [RATES[method] * (options.rate / 1e-4)] if not options.search else [
                 factor * RATES[method] for factor in (1.0, 3.0, 10.0, 30.0)]  # fmt: skip
             for few, rank in pairs:
                 for rate in rates:
