@@ -46,13 +46,16 @@ class AdaptedLayer(Place):
         self.base = matrix.module
         self.read = read
         self.siblings = siblings
+        self._known: tuple[Any, Any, bool] = None, None, False  # whether this weight and these adapters can be fused
         self.by_row: Callable[..., Tensor] | None = None  # set by `mixed`: each row of a batch has its own adapter
 
     def __getattr__(self, name: str) -> Any:
+        if name == "base":  # asked for several times in each call
+            return self._modules["base"]
         try:
             return super().__getattr__(name)
         except AttributeError:
-            base: Any = super().__getattr__("base")
+            base: Any = self._modules["base"]
         if name == "weight" and self.active and not is_quantised(base):
             return self.as_stored(self.changed_weight())
         if name == "bias" and self.active and self.kind != "embedding":
@@ -87,9 +90,9 @@ class AdaptedLayer(Place):
         """The layer with its active adapters."""
         if self.by_row is not None:
             return self.by_row(self, x, *args, **kwargs)
-        live = self.live()
-        if not live:
+        if not self.active:
             return self.base(x, *args, **kwargs)
+        live = self.live()
         if self._fusable(live, x):
             return self.siblings.run(self, x, _state, _together, self._compute)
         return self._plain(live, x, *args, **kwargs)
@@ -126,13 +129,20 @@ class AdaptedLayer(Place):
         )
 
     def _fits(self, live: list[Adapter]) -> bool:
+        base = self.base
+        W = base._parameters.get("weight")
+        if W is not self._known[0] or self.active is not self._known[1]:
+            self._known = W, self.active, self._plain_and_thin(live)
+        # `fused` knows no slope of W, and does not call the layer
+        return self._known[2] and not W.requires_grad and not _watched(base)
+
+    def _plain_and_thin(self, live: list[Adapter]) -> bool:
+        parameters = [p for adapter in live for p in adapter._parameters.values() if p is not None]
         return (
             not _why_alone(self.base)
-            and not self.base.weight.requires_grad  # `fused` knows no slope of it
-            and not _watched(self.base)
             and all(adapter.thin for adapter in live)
-            and all(type(p) in _PLAIN for adapter in live for p in adapter._parameters.values() if p is not None)
-            and (len(live) == 1 or len({adapter.settings.dropout for adapter in live}) == 1)
+            and all(type(p) in _PLAIN and not p.is_inference() for p in parameters)
+            and len({adapter.settings.dropout for adapter in live}) == 1
         )
 
     def _compute(self, x: Tensor, members: list[nn.Module]) -> tuple[Tensor, ...]:
@@ -202,11 +212,14 @@ class AdaptedLayer(Place):
 def _state(layer: nn.Module) -> tuple[object, ...]:
     """What a layer's output depends on beside its input."""
     adapted: AdaptedLayer = layer  # type: ignore[assignment]
-    parameters = [p for adapter in adapted.live() for p in adapter._parameters.values() if p is not None]
-    device = parameters[0].device.type if parameters else "cpu"
+    version, held = 0, adapted.held
+    for name in adapted.active:
+        for p in held[name]._parameters.values():
+            if p is not None:
+                version += p._version
+                device = p.device.type
     cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    versions = [0 if p.is_inference() else p._version for p in parameters]
-    return torch.is_grad_enabled(), cast, adapted.training, *versions
+    return version, torch.is_grad_enabled(), cast, adapted.training
 
 
 def _together(members: list[nn.Module]) -> bool:
@@ -217,7 +230,7 @@ def _together(members: list[nn.Module]) -> bool:
         live = layer.live()
         if not live or layer.by_row is not None or not layer._fits(live):
             return False
-        W = layer.base.weight
+        W = layer.base._parameters["weight"]
         alike.add((layer._rate(live), W.dtype, W.device))
     return len(alike) == 1
 

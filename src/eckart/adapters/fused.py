@@ -97,7 +97,7 @@ class _Fused(torch.autograd.Function):
             else rows @ _as(each, dtype).mT
             for i, each in enumerate(W)
         ]
-        for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, z.split(plan.ranks), B, strict=True):
+        for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, z.split_with_sizes(plan.ranks), B, strict=True):
             u[owner].addmm_(z_t.mT, _as(B_t, dtype).mT, alpha=scale)
         kept = [u[i] for i in factor if factor_trains[i]]
         outputs = list(u)
@@ -126,7 +126,7 @@ class _Fused(torch.autograd.Function):
         lost = fallen((z.shape[1], A[0].shape[1]), plan.rate, seed) if seed is not None else None
         dA: list[Tensor | None] = [None] * len(A)
         if rows is not None:
-            split = (G @ (rows if lost is None else rows.masked_fill(lost, 0.0))).split(plan.ranks)
+            split = (G @ (rows if lost is None else rows.masked_fill(lost, 0.0))).split_with_sizes(plan.ranks)
             dA = [_as(g, A_t.dtype) if wanted else None for g, A_t, wanted in zip(split, A, A_trains, strict=True)]
         dx = _dx(dY, W, G, A, lost).view(ctx.shape).to(ctx.dtype) if needs[0] else None
         return (dx, None, None, *[None] * plan.layers, *dbias.values(), *dfactor.values(), *dB, *dA)
@@ -170,7 +170,9 @@ def _dB(
     """The gradients of all B's, and G, each product scaled as it is made instead of in a pass of its own."""
     few, nothing = _few(plan), z.new_empty(1)  # added 0 times
     dB: list[Tensor | None] = []
-    each = zip(plan.owners, plan.scales, B, trains, z.split(plan.ranks), G.split(plan.ranks), strict=True)
+    each = zip(
+        plan.owners, plan.scales, B, trains, z.split_with_sizes(plan.ranks), G.split_with_sizes(plan.ranks), strict=True
+    )
     for owner, scale, B_t, wanted, z_t, G_t in each:
         dy = dY[owner]
         if dy is None:

@@ -77,7 +77,8 @@ class Place(nn.Module):
 
     def live(self) -> list[Adapter]:
         """The active adapters."""
-        return [self.adapters[name] for name in self.active]  # type: ignore[misc]
+        held = self.held
+        return [held[name] for name in self.active]
 
     def add(self, name: str, adapter: Adapter) -> None:
         """Give the matrix one more adapter, which does not act or train yet."""
