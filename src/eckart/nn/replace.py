@@ -27,9 +27,9 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
         >>> model[1]
         GELU(approximate='none')
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    old = modules.get(name)
-    if not name or old is None:
+    old = _module(model, name)
+    if old is None:
+        modules = dict(model.named_modules(remove_duplicate=False))
         what = "a parameter, not a module," if name in dict(model.named_parameters()) else "not a module"
         close = closest(name, filter(None, modules), whole=True)
         raise ValueError(f"{name!r} is {what} of this {type(model).__name__}; closest: {close}")
@@ -39,13 +39,22 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
             f"them: exclude it, or first give it a weight of its own (module.weight = nn.Parameter(weight.clone()))"
         )
     parent, _, attribute = name.rpartition(".")
-    setattr(modules[parent], attribute, module.train(old.training))
+    setattr(model.get_submodule(parent), attribute, module.train(old.training))
     return old
+
+
+def _module(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name) if name else None
+    except AttributeError:
+        return None
 
 
 def _untied(model: nn.Module, name: str, old: nn.Module, new: nn.Module) -> list[str]:
     """The other places that hold a parameter of the old module which the new one (a wrapper keeps it) does not hold."""
     lost = {id(parameter) for parameter in old.parameters()} - {id(parameter) for parameter in new.parameters()}
+    if not lost:
+        return []  # a wrapper; walking the whole model for each layer would cost seconds
     inside = f"{name}."
     return [
         path
