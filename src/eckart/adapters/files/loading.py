@@ -59,7 +59,7 @@ def load(folder: str | os.PathLike[str], into: nn.Module, name: str | None = Non
         >>> done = adapt(model, rank=2)
         >>> saved = save(model, Path(tempfile.mkdtemp()) / "adapter")
         >>> print(load(saved.folder, into=fresh))
-        lora "default" on 2 matrices of rank 2: 32 parameters train, 47.06 % of 68
+        lora "default" on 2 matrices of rank 2: 32 parameters train, 45.71 % of 70
     """
     folder = Path(folder)
     found = matrices_by_name(into)
