@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from eckart.adapters.adapter import Adapter
 
@@ -23,6 +24,15 @@ _KEPT: weakref.WeakKeyDictionary[Adapter, dict[str, tuple[list[_Stamp], list[flo
     weakref.WeakKeyDictionary()
 )
 
+_STEPS = [0.0]  # of any optimizer
+
+
+def _count_step(*_: object) -> None:
+    _STEPS[0] += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
 
 def row_factor(adapter: Adapter, W: Tensor, source: Tensor | None = None) -> Tensor:  # (m, n) -> (m,)
     """c of an adapter with a magnitude, differentiable in the magnitude.
@@ -31,7 +41,8 @@ def row_factor(adapter: Adapter, W: Tensor, source: Tensor | None = None) -> Ten
         adapter: The adapter.
         W: The frozen weight as (m, n), or (stack, m, n).
         source: The parameter that W is a view of. Norms are then kept until it or the adapter's factors change, which
-            their version counters tell (changes made through `.data` do not count up). None keeps nothing.
+            their version counters tell, and the steps of torch's optimizers (fused ones do not count versions up, nor
+            do changes made through `.data`). None keeps nothing.
     """
     assert adapter.magnitude is not None
     return adapter.magnitude / _divisor(adapter, W, source)
@@ -44,15 +55,16 @@ def _divisor(adapter: Adapter, W: Tensor, source: Tensor | None) -> Tensor:  # (
     terms = adapter.terms()
     seen = [source, *(factor for B, A, _ in terms for factor in (B, A))] if source is not None and terms else []
     keep = bool(seen) and _countable(seen)
-    scales = [scale for _, _, scale in terms or ()]
+    scales = [*(scale for _, _, scale in terms or ()), _STEPS[0]]
+    steps = [_STEPS[0]] if source is not None and source.requires_grad else []
     if keep and (divisor := _recall(adapter, "changed", seen, scales)) is not None:
         return divisor
-    own = _recall(adapter, "frozen", seen[:1], []) if keep else None
+    own = _recall(adapter, "frozen", seen[:1], steps) if keep else None
     own = _own(W) if own is None and terms is not None else own
     norm = row_norm(adapter, W, own)
     divisor = torch.where(norm > 0, norm, 1.0).to(adapter.magnitude.dtype)
     if keep and own is not None:
-        _KEPT[adapter] = {"frozen": (_stamps(seen[:1]), [], own), "changed": (_stamps(seen), scales, divisor)}
+        _KEPT[adapter] = {"frozen": (_stamps(seen[:1]), steps, own), "changed": (_stamps(seen), scales, divisor)}
     return divisor
 
 
