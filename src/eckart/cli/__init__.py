@@ -5,9 +5,12 @@ import sys
 import typer
 
 from .adapt import adapt
+from .adapters import adapters
 from .claims import claims
 from .demo import demo
+from .extract import extract
 from .measure import measure
+from .merge import merge
 
 app = typer.Typer(
     help="See neural networks through their low-rank structure.",
@@ -18,7 +21,10 @@ app = typer.Typer(
 )
 app.command()(measure)
 app.command()(adapt)
+app.command()(merge)
+app.command()(extract)
 app.command()(demo)
+app.add_typer(adapters, name="adapters")
 app.add_typer(claims, name="claims")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import listed, progress_bar, rank_given, tell
+from .console import dtype_given, listed, progress_bar, rank_given, tell
 
 LOOKED_AT = 16  # sequences that a rank rule or a start sees
 
@@ -72,7 +72,7 @@ def adapt(
     from eckart.lm import finetune, load, training_data
 
     with progress_bar(shown=first_process()) as progress:
-        loaded = load(model, dtype=_dtype(dtype), progress=progress)
+        loaded = load(model, dtype=dtype_given(dtype), progress=progress)
         made = training_data(loaded.tokenizer, rows, held_out=measured, length=length)
         if not resume:
             from eckart.adapters import adapt
@@ -114,12 +114,3 @@ def _chosen(rank: str | None, budget: str | None, ranks: Path | None) -> dict[st
 
 def _number(budget: str) -> str | int:
     return int(budget) if budget.isdecimal() else budget
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    known = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-    if name not in (*known, *known.values()):
-        raise ValueError(f"--dtype: {name!r}; give float32, bf16 or fp16")
-    return getattr(torch, known.get(name, name))

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:  # it takes torch along, which --help must not wait for
+    import torch
+
     from eckart.nn import Progress as Report
 
 
@@ -58,3 +60,13 @@ def rank_given(value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
         raise ValueError(f"--rank: {value!r}; give a whole number of at least 1, or auto")
     return int(value)
+
+
+def dtype_given(name: str) -> "torch.dtype":
+    """A type of weights from the command line."""
+    import torch
+
+    known = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    if name not in (*known, *known.values()):
+        raise ValueError(f"--dtype: {name!r}; give float32, bf16 or fp16")
+    return getattr(torch, known.get(name, name))
