@@ -128,3 +128,22 @@ def test_each_group_of_a_convolution_starts_from_its_own_matrix(method: str) -> 
     assert adapter.B.shape == (4, 3, 2)
     products = adapter.B @ adapter.A
     assert all((products[0] - products[i]).norm() > 0.1 * products[0].norm() for i in range(1, 4))
+
+
+@pytest.mark.parametrize("method", STARTS)
+def test_a_second_adapter_starts_as_it_would_alone(method: str) -> None:
+    alone, batches = families()["llama"]()
+    put(alone, method, batches)
+    model, _ = families()["llama"]()
+    adapt(model, "lora", rank=2, name="first")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    original = {name.replace(".base.", "."): p for name, p in model.named_parameters()}
+    options = {"batches": batches, "loss": loss} if METHODS[method].wanted else {}
+    options |= {"original": {k: p.float() * 1.01 + 0.01 for k, p in original.items()}} if method == "loftq" else {}
+    adapt(model, method, rank=2, name="second", **options)  # type: ignore[arg-type]
+    expected = {name: place.live()[0] for name, place in places(alone).items()}
+    for name, place in places(model, "second").items():
+        torch.testing.assert_close(place.live()[0].state_dict(), expected[name].state_dict(), atol=1e-5, rtol=1e-4)

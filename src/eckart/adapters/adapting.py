@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from eckart.adapters.auto import choose_ranks
 from eckart.adapters.evidence import evidence_lines
 from eckart.adapters.methods import METHODS, Method
+from eckart.adapters.observing import observe_bases
 from eckart.adapters.place import adapters, places
 from eckart.adapters.placing import check_options, place_all
 from eckart.adapters.ranks import check_automatic, fixed_ranks
@@ -20,7 +21,7 @@ from eckart.adapters.starting import Asked, prepare, start_all, with_prepared
 from eckart.adapters.starts.start import LookAtAll
 from eckart.adapters.switching import activate
 from eckart.adapters.targets import chosen, left_by_default, warn_of_tied
-from eckart.nn import Matrix, Observation, Patterns, Progress, observe
+from eckart.nn import Matrix, Observation, Patterns, Progress
 from eckart.nn.patterns import closest
 
 
@@ -209,5 +210,4 @@ def _observed(
         return {}
     if batches is None:
         raise ValueError(f"batches: {method} starts from data ({', '.join(row.wanted)}); give some batches")
-    names = [matrix.name for matrix in found]
-    return observe(model, batches, row.wanted, targets=names, loss=loss, progress=progress)
+    return observe_bases(model, found, row.wanted, batches, loss, progress)

@@ -43,7 +43,7 @@ def with_prepared(settings: Settings, found: Mapping[str, Prepared], rank: int |
         settings,
         ranks=ranks,
         scaled_as=rank if ranks != settings.ranks else settings.scaled_as,
-        evidence=evidence or settings.evidence,
+        evidence=settings.evidence or evidence or None,
     )
 
 
