@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from eckart.adapters import activate, adapt, disabled, names
 from eckart.adapters.adapted_weight import AdaptedWeight
+from eckart.adapters.mixing import mixed
 from eckart.adapters.place import places
 from eckart.nn import matrices
 from families import families
@@ -238,3 +239,13 @@ def test_a_layer_whose_weight_is_read_gives_the_changed_one_and_its_bias() -> No
         torch.testing.assert_close(call(x, layer.weight, layer.bias), layer(x), rtol=1e-4, atol=1e-5)
     with disabled(model):
         assert model[0].weight is model[0].base.weight
+
+
+def test_rows_of_a_batch_cannot_have_adapters_of_their_own_where_a_weight_is_read() -> None:
+    model, _ = families()["encoder"]()
+    adapt(model, rank=2, targets="out_proj")
+    with (
+        pytest.raises(ValueError, match="rows: default acts on layers.0.self_attn.out_proj"),
+        mixed(model, ["default"]),
+    ):
+        pass

@@ -196,7 +196,7 @@ def _looked_up(layer: AdaptedLayer, ids: Tensor, y: Tensor, stacked: _Stacked, s
 def _check(place: Place, name: str) -> None:
     """Refuse what is no pair of factors on a layer that this file knows."""
     adapter = place.held[name]
-    known = isinstance(place, AdaptedLayer) and place.kind in KINDS and place.stack == 1
+    known = isinstance(place, AdaptedLayer) and place.kind in KINDS and place.stack == 1 and not place.read
     if not known or (place.kind == "embedding" and not isinstance(getattr(place, "base", None), nn.Embedding)):
         raise ValueError(
             f"rows: {name} acts on {place.name}, of kind {place.kind}; only linear layers and embeddings are mixed in "
