@@ -245,7 +245,7 @@ def test_rows_of_a_batch_cannot_have_adapters_of_their_own_where_a_weight_is_rea
     model, _ = families()["encoder"]()
     adapt(model, rank=2, targets="out_proj")
     with (
-        pytest.raises(ValueError, match="rows: default acts on layers.0.self_attn.out_proj"),
+        pytest.raises(ValueError, match=r"rows: default acts on layers.0.self_attn.out_proj"),
         mixed(model, ["default"]),
     ):
         pass
