@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from eckart.adapters.adapter import Adapter
+from eckart.adapters.conditions import PLAIN, is_eager, is_watched, why_alone
 from eckart.adapters.dropout import draw_seed
 from eckart.adapters.fused import Parts, fused
 from eckart.adapters.magnitude import row_factor
@@ -22,8 +23,6 @@ from eckart.nn import Matrix, replace
 from eckart.nn.factored import to_linear
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows
 from eckart.nn.quantised import dequantized, is_quantised
-
-_PLAIN = (Tensor, nn.Parameter)  # neither sharded nor otherwise special
 
 
 class AdaptedLayer(Place):
@@ -55,7 +54,9 @@ class AdaptedLayer(Place):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            base: Any = self._modules["base"]
+            base: Any = self.__dict__.get("_modules", {}).get("base")
+            if base is None:  # half made, as while it is copied
+                raise
         if name == "weight" and self.active and not is_quantised(base):
             return self.as_stored(self.changed_weight())
         if name == "bias" and self.active and self.kind != "embedding":
@@ -118,15 +119,7 @@ class AdaptedLayer(Place):
 
     def _fusable(self, live: list[Adapter], x: Tensor) -> bool:
         """Whether `fused` computes this call: eager, plain tensors, thin products, one rate of dropout."""
-        return (
-            self.kind in ("linear", "conv1d")
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-            and not torch._C._are_functorch_transforms_active()
-            and type(x) in _PLAIN
-            and not x.is_inference()
-            and self._fits(live)
-        )
+        return self.kind in ("linear", "conv1d") and is_eager(x) and self._fits(live)
 
     def _fits(self, live: list[Adapter]) -> bool:
         base = self.base
@@ -134,14 +127,14 @@ class AdaptedLayer(Place):
         if W is not self._known[0] or self.active is not self._known[1]:
             self._known = W, self.active, self._plain_and_thin(live)
         # `fused` knows no slope of W, and does not call the layer
-        return self._known[2] and not W.requires_grad and not _watched(base)
+        return self._known[2] and not W.requires_grad and not is_watched(base)
 
     def _plain_and_thin(self, live: list[Adapter]) -> bool:
         parameters = [p for adapter in live for p in adapter._parameters.values() if p is not None]
         return (
-            not _why_alone(self.base)
+            not why_alone(self.base)
             and all(adapter.thin for adapter in live)
-            and all(type(p) in _PLAIN and not p.is_inference() for p in parameters)
+            and all(type(p) in PLAIN and not p.is_inference() for p in parameters)
             and len({adapter.settings.dropout for adapter in live}) == 1
         )
 
@@ -205,7 +198,7 @@ class AdaptedLayer(Place):
         others = [str(layer.name) for layer in self.siblings.of(self) if layer is not self]
         if others:
             return f"{told}, grouped with {', '.join(others)}"
-        why = _why_alone(self.base) or self.siblings.note(self) if self.kind in ("linear", "conv1d") else ""
+        why = why_alone(self.base) or self.siblings.note(self) if self.kind in ("linear", "conv1d") else ""
         return told + (f", computed apart: {why}" if why else "")
 
 
@@ -238,18 +231,3 @@ def _together(members: list[nn.Module]) -> bool:
 def _as(W: Tensor, x: Tensor) -> Tensor:
     """A factor in the input's dtype (a table's, where the input is ids)."""
     return W.to(x.dtype) if x.is_floating_point() else W
-
-
-def _why_alone(layer: nn.Module) -> str:
-    """Why a linear layer is not fused with its siblings; empty where it is."""
-    W = layer._parameters.get("weight")
-    if is_quantised(layer):
-        return f"its weight is quantised ({type(W).__name__})"
-    if W is None:
-        return "its weight is computed at each use"
-    return "" if type(W) is nn.Parameter and W.is_floating_point() else f"its weight is a {type(W).__name__}"
-
-
-def _watched(layer: nn.Module) -> bool:
-    """Whether hooks on the layer wait for it to be called."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

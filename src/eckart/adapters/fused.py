@@ -107,7 +107,8 @@ class _Fused(torch.autograd.Function):
         ctx.plan, ctx.shape, ctx.dtype = plan, x.shape, x.dtype
         ctx.save_for_backward(rows if any(A_trains) else None, z, seed, *flat, *kept)
         ctx.set_materialize_grads(False)
-        return tuple([y.view(*x.shape[:-1], y.shape[1]) for y in outputs])
+        # the next layer may write into what is not a view (nothing else keeps these)
+        return tuple([y if x.ndim == 2 else torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[1])) for y in outputs])
 
     @staticmethod
     @once_differentiable
