@@ -11,8 +11,8 @@ new linear head on the mean. A seed draws the examples, the head, the factors an
 all methods. Every run is one line of the results file, and a run whose line is there is not done again.
 
 "lora" is A uniform in ±1/√n with α = 2r; "lora, N(0,1)" is the baseline of the paper's code: A standard normal, B = 0,
-no α/r; "head" trains the head alone. Adam with eps 1e-6, as in the paper's code. `--search` tries the rates on other
-seeds.
+no α/r; "head" trains the head alone. Adam with eps 1e-6, as in the paper's code, which also leaves the head random
+(`--frozen-head`). `--search` tries the rates on other seeds.
 """
 
 import argparse
@@ -33,7 +33,7 @@ import eckart.lm
 from eckart.adapters import adapt
 from eckart.adapters.optimizers import param_groups
 from eckart.adapters.place import adapters
-from eckart.linalg import energy_rank, product_svd, stable_rank
+from eckart.linalg import product_svd
 
 LOWER, TOKENS, HELD_OUT, BATCH, HEAD_RATE = 3, 24, 500, 16, 1e-3
 RATES = {"head": 1e-4, "lora": 1e-4, "lora, N(0,1)": 1e-4, "deep-lora": 1e-4, "deep-lora-compressed": 1e-2}
@@ -109,7 +109,8 @@ def adapted(spec: dict[str, Any], few: Examples) -> Upper:
     more: dict[str, Any] = {"alpha": rank} if "N(0,1)" in spec["method"] else {}
     if "compressed" in method:
         more = {"batches": [few.at(torch.arange(min(BATCH, len(few.ratings))))], "loss": squared_error}
-    adapt(upper, method, rank=rank, targets="layers.*", modules_to_save="head", generator=generator, **more)
+    adapt(upper, method, rank=rank, targets="layers.*", modules_to_save=None if spec["frozen"] else "head",
+          generator=generator, **more)  # fmt: skip
     if "N(0,1)" in spec["method"]:
         with torch.no_grad():
             for _, adapter in adapters(upper, "default"):
@@ -142,18 +143,27 @@ def train(spec: dict[str, Any], few: Examples, held_out: Examples) -> dict[str, 
     with torch.no_grad():
         guess = torch.cat([model(*held_out.at(index)) for index in torch.arange(HELD_OUT).split(100)])
     pearson = float(torch.corrcoef(torch.stack((guess, held_out.ratings)))[0, 1])
-    return {**spec, "pearson": pearson, "loss": statistics.mean(losses[-10:]), **learned(model),
-            "seconds": time.perf_counter() - begin}  # fmt: skip
+    return {**spec, "pearson": pearson, "loss": statistics.mean(losses[-10:]), "seconds": time.perf_counter() - begin,
+            "spectra": spectra(model)}  # fmt: skip
 
 
 @torch.no_grad()
-def learned(model: nn.Module) -> dict[str, float]:
-    """Medians over the matrices of what Δ is: 99 % of the energy, stable rank, size."""
-    spectra = [
-        scale * product_svd(B, A)[1] for _, each in adapters(model, "default") for B, A, scale in each.terms()[:1]
-    ]  # type: ignore[index]
-    measures = {"energy_rank": lambda S: energy_rank(S, 0.99), "stable_rank": stable_rank, "size": torch.Tensor.norm}
-    return {name: statistics.median([float(measure(S)) for S in spectra] or [0]) for name, measure in measures.items()}
+def spectra(model: nn.Module) -> list[list[float]]:
+    """The singular values of each matrix's Δ."""
+    found = []
+    for _, adapter in adapters(model, "default"):
+        term = adapter.terms()[0]  # type: ignore[index]
+        found.append([float(f"{x:.3g}") for x in (term.scale * product_svd(term.B, term.A)[1]).tolist()])
+    return found
+
+
+def learned(line: dict[str, Any]) -> dict[str, float]:
+    """What Δ is: directions above 1 % of the largest anywhere, matrices without any, stable rank of the others."""
+    largest = max((S[0] for S in line["spectra"]), default=0.0)
+    counts = [sum(x > 0.01 * largest for x in S) for S in line["spectra"]]
+    stable = [sum(x * x for x in S) / S[0] ** 2 for S, count in zip(line["spectra"], counts, strict=True) if count]
+    return {"rank": statistics.mean(counts or [0]), "untouched": sum(count == 0 for count in counts),
+            "stable": statistics.median(stable or [0]), "largest": largest}  # fmt: skip
 
 
 def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -168,7 +178,8 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for few, rank in pairs:
                 for rate in rates:
                     yield {"method": method, "shots": few, "rank": rank, "seed": seed + 1000 * options.search,
-                           "rate": rate, "steps": options.steps, "eps": options.eps}  # fmt: skip
+                           "rate": rate, "steps": options.steps, "eps": options.eps,
+                           "frozen": options.frozen_head}  # fmt: skip
 
 
 def results(path: Path, specs: list[dict[str, Any]], rows: list[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -187,7 +198,7 @@ def results(path: Path, specs: list[dict[str, Any]], rows: list[tuple[str, float
         found[json.dumps(spec)] = line
         print(f"{number}/{len(missing)} {line['method']}, {line['shots']} examples, rank {line['rank']}, "
               f"seed {line['seed']}, rate {line['rate']:.0e}: {line['pearson']:.3f} "
-              f"(loss {line['loss']:.3f}, energy rank {line['energy_rank']:.0f}, {line['seconds']:.0f} s)",
+              f"(loss {line['loss']:.3f}, mean rank {learned(line)['rank']:.1f}, {line['seconds']:.0f} s)",
               flush=True)  # fmt: skip
     return [found[json.dumps(spec)] for spec in specs]
 
@@ -198,16 +209,16 @@ def table(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         cells.setdefault((line["shots"], line["rank"], line["method"], line["rate"]), []).append(line)
     print(f"\n{'examples':>8} {'rank':>4} {'method':22} {'rate':>7} {'Pearson':>15} {'against lora':>16} "
-          f"{'train loss':>10} {'99% energy':>10} {'stable':>7} {'‖Δ‖':>7}")  # fmt: skip
+          f"{'train loss':>10} {'rank':>5} {'untouched':>9} {'stable':>6} {'largest σ':>8}")  # fmt: skip
     for (shots, rank, method, rate), found in sorted(cells.items(), key=lambda cell: cell[0][:2]):
         base = {line["seed"]: line["pearson"] for line in lines
                 if (line["shots"], line["rank"], line["method"]) == (shots, rank, "lora")}  # fmt: skip
         gains = [line["pearson"] - base[line["seed"]] for line in found if line["seed"] in base]
-        mean = {key: statistics.mean(line[key] for line in found)
-                for key in ("loss", "energy_rank", "stable_rank", "size")}  # fmt: skip
+        told = [{"loss": line["loss"], **learned(line)} for line in found]
+        mean = {key: statistics.mean(each[key] for each in told) for key in told[0]}
         print(f"{shots:8} {rank:4} {method:22} {rate:7.0e} {spread([line['pearson'] for line in found]):>15} "
               f"{spread(gains, sign='+') if method != 'lora' else '':>16} {mean['loss']:10.3f} "
-              f"{mean['energy_rank']:10.1f} {mean['stable_rank']:7.2f} {mean['size']:7.3f}")  # fmt: skip
+              f"{mean['rank']:5.1f} {mean['untouched']:9.1f} {mean['stable']:6.2f} {mean['largest']:8.3f}")  # fmt: skip
 
 
 def spread(values: list[float], sign: str = "") -> str:
@@ -231,6 +242,9 @@ def main() -> None:
         "--rate", type=float, default=1e-4, help="of all methods; the compressed one's is 100 times this"
     )
     parser.add_argument("--eps", type=float, default=1e-6, help="of Adam")
+    parser.add_argument(
+        "--frozen-head", action="store_true", help="leave the new head random, as the paper's code does"
+    )
     parser.add_argument("--search", action="store_true", help="several rates, on other seeds")
     parser.add_argument("--quick", action="store_true", help="two methods, one seed, 16 examples, 60 steps")
     options = parser.parse_args()
