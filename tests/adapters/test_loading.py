@@ -223,6 +223,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         lambda folder: _json(folder, lambda told: told["settings"].update(colour="red")),
         "unknown settings colour",
     ),
+    "a base without shapes": (
+        "lora",
+        lambda folder: _json(folder, lambda told: told["settings"]["base"].update(fingerprint={OWN: {}})),
+        r"eckart\.json is damaged",
+    ),
     "unknown method": (
         "lora",
         lambda folder: _json(folder, lambda told: told["settings"].update(method="rora")),

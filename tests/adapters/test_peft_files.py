@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import METHODS, adapt, load, save
+from eckart.adapters.place import adapters
 from eckart.nn.batches import run_model
 from families import ConvNet, families
 
@@ -244,6 +245,21 @@ def test_a_module_that_peft_would_catch_too_is_in_the_file(tmp_path: Path) -> No
     again = Heads()
     load(tmp_path / "a", again)
     assert torch.equal(again(x), model(x))
+
+
+def test_pairs_that_were_finished_are_in_the_file(tmp_path: Path) -> None:
+    model, batches = adapted("llama", "dora")
+    for _ in range(2):  # as a restart of ReLoRA keeps them
+        for _, adapter in adapters(model, "default"):
+            adapter.freeze(1.0)
+            nn.init.zeros_(adapter.B)  # type: ignore[arg-type]
+        stir(model)
+    assert "LORA of rank 6" in save(model, tmp_path / "a").says
+    expected = output(model, batches[0])
+    same(output(in_peft("llama", tmp_path / "a"), batches[0]), expected, output(built("llama")[0], batches[0]))
+    again = built("llama")[0]
+    load(tmp_path / "a", again)
+    assert torch.equal(output(again, batches[0]), expected)
 
 
 def test_peft_trains_on_from_what_is_written(tmp_path: Path) -> None:

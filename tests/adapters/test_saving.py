@@ -161,6 +161,15 @@ def test_the_settings_and_their_evidence_are_kept(tmp_path: Path) -> None:
     assert done.settings.base["class"] == "LlamaForCausalLM"
 
 
+def test_odd_values_in_the_evidence_do_not_cost_the_adapter(tmp_path: Path) -> None:
+    model, _ = adapted("llama", "lora")
+    settings = next(adapters(model, "default"))[1].settings
+    settings.evidence = {"a": float("inf"), "b": torch.ones(2), "c": {3: (1, None)}, "d": Path("x")}
+    save(model, tmp_path / "a")
+    done = load(tmp_path / "a", into=families()["llama"]()[0])
+    assert done.settings.evidence == {"a": "inf", "b": [1.0, 1.0], "c": {"3": [1, None]}, "d": "x"}
+
+
 def test_saving_changes_neither_the_model_nor_its_settings(tmp_path: Path) -> None:
     model, batches = adapted("llama", "pissa")
     before, said = output(model, batches[0]), repr(next(adapters(model, "default"))[1].settings)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from eckart.adapters.files import adalora, lora, lycoris, peft_config, vera
+from eckart.adapters.files import adalora, lora, lora_reading, lycoris, peft_config, vera
 from eckart.adapters.files.stored import Entry, Held
 from eckart.adapters.methods import METHODS
 from eckart.adapters.settings import Settings
@@ -30,7 +30,7 @@ class Form(NamedTuple):
 
 
 FORMS: dict[str, Form] = {
-    "LORA": Form(lora.refusal, lora.write, lora.read, lora.SUFFIXES),
+    "LORA": Form(lora.refusal, lora.write, lora_reading.read, lora_reading.SUFFIXES),
     "ADALORA": Form(adalora.refusal, adalora.write, adalora.read, adalora.SUFFIXES),
     "VERA": Form(vera.refusal, vera.write, vera.read, vera.SUFFIXES),
     **{

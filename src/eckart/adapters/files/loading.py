@@ -90,7 +90,10 @@ def _check_base(
     """The model must be the base; with `check` False it must only have the matrices."""
     if not check:
         known = {"matrices": known.get("matrices", {})}
-    said = differences(model, found, known)
+    try:
+        said = differences(model, found, known)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"folder: {folder / OWN_CONFIG} is damaged ({error!r}); save the adapter again") from None
     if said:
         remedy = "; check=False loads it all the same" if check and not any("matri" in each for each in said) else ""
         raise ValueError(f"into: this model is not the base of the adapter in {folder}: {'; '.join(said)}{remedy}")

@@ -8,6 +8,7 @@ Paper: none.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -42,10 +43,23 @@ def describe(
         "eckart": __version__,
         "name": name,
         "written": says,
-        "settings": {**settings.to_json(), "base": base},
+        "settings": plain({**settings.to_json(), "base": base}),
         "adapters": layers,
         "modules": {key: list(state) for key, state in modules.items()},
     }
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: a trained adapter is not lost for an odd number in its evidence."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(each) for each in value]
+    if hasattr(value, "tolist"):  # tensors, and numbers and arrays of numpy
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 def not_given_back(

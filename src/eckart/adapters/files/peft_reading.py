@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eckart.adapters.files import lora
 from eckart.adapters.files.forms import by_layer, from_peft
+from eckart.adapters.files.lora_reading import shifted
 from eckart.adapters.files.stored import Entry, Stored
 from eckart.adapters.saved_modules import modules_before
 from eckart.adapters.settings import Settings
@@ -49,7 +49,7 @@ def from_peft_alone(files: AdapterFiles, model: nn.Module, found: Mapping[str, M
 
 
 def _check_start(config: Mapping[str, Any], check: bool) -> None:
-    start = lora.shifted(config)
+    start = shifted(config)
     if start is not None and check:
         raise ValueError(
             f"folder: PEFT started this adapter with {start}, which changed the base weights, and its B A is relative "
