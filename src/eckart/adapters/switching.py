@@ -187,7 +187,7 @@ def let_act(wanted: Mapping[Place, tuple[str, ...]]) -> None:
     """Set what acts in some places; outputs that wait there for siblings are no longer right."""
     changed = [place for place, active in wanted.items() if place.active != active]
     for place in changed:
-        place.active = wanted[place]
+        place.__dict__["active"] = wanted[place]  # what nn.Module's setattr does in the end, ten times slower
     for siblings in {place.siblings for place in changed if isinstance(place, AdaptedLayer)}:
         siblings.switched()
 
