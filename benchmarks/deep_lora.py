@@ -185,7 +185,7 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def results(path: Path, specs: list[dict[str, Any]], rows: list[tuple[str, float]]) -> list[dict[str, Any]]:
     """The lines of these runs: read where they are in the file, run and added where not."""
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    found: dict[str, dict[str, Any]] = {json.dumps({key: line[key] for key in specs[0]}): line for line in done}
+    found: dict[str, dict[str, Any]] = {json.dumps({key: line.get(key) for key in specs[0]}): line for line in done}
     missing = [spec for spec in specs if json.dumps(spec) not in found]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     held_out = encode([rows[i] for i in order[:HELD_OUT]]) if missing else None
