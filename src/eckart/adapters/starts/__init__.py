@@ -14,6 +14,8 @@
 | LoRA-One | gradients | ∇ | √(Σ/σ₁γ), of −∇ | | a step down ∇ |
 | LoRA-SB | gradients | ∇ | U of −η·sign ∇, frozen | Vᵀ, frozen | Adam's first step, R = Σ |
 | LoftQ | loftq | the weight before quantisation | U√(Σ/s) of the loss | √(Σ/s)Vᵀ | what quantisation lost |
+| VeRA, LoHa, LoKr | shapes | nothing | one factor zero, the others constant or random | | 0 |
+| AdaLoRA | triplets | nothing | Λ zero, P and Q Gaussian | | 0 |
 | Deep LoRA | deep | nothing, or ∇ | ε times orthogonal | | ε³ |
 
 The base weight is never touched. All calculate in at least float32, for linear, Conv1D, convolution (each group of it)
