@@ -99,14 +99,14 @@ def test_grouped_convolutions_pay_for_each_group() -> None:
         assert row["parameters"] == row["rank"] * matrix.stack * sum(matrix.shape)
 
 
-def test_adapt_takes_a_share_and_a_generator_of_batches_and_scales_by_the_root_of_the_rank() -> None:
+def test_adapt_takes_a_share_and_a_generator_of_batches_and_scales_all_ranks_alike() -> None:
     model, batches = families()["llama"]()
     total = sum(p.numel() for p in model.parameters())
     made = adapt(model, rank="auto", budget="10%", batches=iter(batches))
     assert 0.05 * total < made.trained <= 0.1 * total
     assert made.trained == sum(each["parameters"] for each in made.settings.evidence.values())  # type: ignore[union-attr]
-    speeds = {adapter.scale * adapter.rank**0.5 for _, adapter in adapters(model, "default")}
-    assert max(speeds) == pytest.approx(min(speeds))
+    assert len(set(made.settings.ranks.values())) > 1
+    assert {adapter.scale for _, adapter in adapters(model, "default")} == {2.0}
     assert "of the first-order decrease" in str(made)
     assert "self_attn.q_proj" in str(made)
 

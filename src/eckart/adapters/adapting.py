@@ -86,8 +86,8 @@ def adapt(
             the method's default.
         budget: For rank="auto", the parameters of all B and A together: a number, or a share of the model's (0.01,
             "1%").
-        alpha: α; None is the method's default. With rank="auto" it is divided by √r, so that the size of an update does
-            not jump with the rank.
+        alpha: α; None is the method's default. With rank="auto" it is divided by the rank that all would have at this
+            budget, so that the scale does not jump with the rank.
         targets: Glob patterns of the matrices to adapt; None: every linear and convolution layer but the head.
         exclude: Patterns of matrices to leave alone.
         layers: Numbers of the layers to adapt; None for all.
@@ -135,8 +135,7 @@ def adapt(
     if automatic:
         batches = None if batches is None else list(batches)
         choice = choose_ranks(model, found, budget, batches, loss, progress)
-        asked, alpha = choice.ranks, choice.alpha if alpha is None else alpha
-        row = replace(row, scaling=choice.scaling)
+        asked = choice.ranks
     ranks = fixed_ranks(found, asked, row.shape.bounded)
     found = [matrix for matrix in found if matrix.name in ranks]
     check_options(model, found, dropout, bias)
@@ -144,7 +143,8 @@ def adapt(
     settings = Settings(
         method, ranks, row.alpha if alpha is None else alpha, row.scaling, dropout, row.trains, whole, _plain(extra)
     )
-    settings.evidence = choice.evidence if automatic else None
+    if automatic:
+        settings.evidence, settings.scaled_as = choice.evidence, choice.scaled_as
     seen = _observed(model, found, method, row, batches, loss, progress)
     look = LookAtAll(found, seen, ranks, rank is None or isinstance(rank, int), extra, progress)
     with torch.no_grad():

@@ -18,14 +18,19 @@ s_i c_i is the part of the decrease on fresh data that a step along the i-th dir
 ways round are averaged, made to fall with i by the nearest falling sequence (isotonic regression: what remains of the
 noise has mean zero and averages out there), cut at 0, and used in the place of σ_i².
 
-α: Adam moves each entry of B by about the rate η at first, whatever G is, so Δ = s B A grows as ‖Δ‖_F ≈ s η √(r m/3)
-with A uniform in ±1/√n: by √r. With s_l = α/√r_l each matrix moves as far as at one rank r̄ for all, for the same
-budget, if α = 2√r̄ (2 being s at the usual α = 2r).
+This speaks of the first step alone; later the gradient turns to what the other matrices have left over. So every
+matrix whose halves agree beyond chance, ⟨G, G′⟩ > 3 ‖G‖ ‖G′‖/√(mn), is given one direction first, as long as that takes
+no more than half of the budget. (Without this the rule lost to uniform ranks on a small model; with it, it did not.)
+
+α: Δ = s Σ_i b_i a_iᵀ moves along each direction at a speed that depends on s and not on r, so s is the same for all
+matrices: α divided by the rank that all would have had at this budget (`Settings.scaled_as`), not by each one's own,
+under which s would fall from the first rank to the highest by their ratio. Scaling each by 1/√r_l, which makes
+‖Δ‖_F at the first step of Adam the same at all ranks, gave higher losses in all comparisons made.
 
 Cost: two observed passes over half the batches each, for each block of matrices whose two gradients fit in `memory`; an
 SVD of the leading directions of each gradient.
-Paper: none. EVA 2410.07170 shares ranks by the inputs' variance, which sees no loss; GoRA 2502.12171 and LoRA-GA's kin
-use one gradient without a way to tell it from noise. Measured against uniform ranks by benchmarks/auto_rank.py.
+Paper: none; EVA 2410.07170 shares ranks by the variance of the inputs, which sees no loss. Measured against uniform
+ranks by benchmarks/auto_rank.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,15 +43,13 @@ from eckart.linalg import allocate, map_side_by_side, truncated_svd
 from eckart.nn import Matrix, Progress, matrices, observe
 
 MEMORY = 2**31  # bytes of gradients held at a time
-USUAL_SCALE = 2.0  # s at α = 2r
 
 
 class Choice(NamedTuple):
     """What was chosen, and why."""
 
     ranks: dict[str, int]  # matrix name → rank of at least 1
-    alpha: float
-    scaling: str
+    scaled_as: int  # the one rank that all matrices would have at this budget, by which α is divided
     evidence: dict[str, Any]  # matrix name → what was measured, rank 0 included
 
 
@@ -72,9 +75,9 @@ def choose_ranks(
         memory: Bytes of gradients held at a time; more passes are made over the batches where less fits.
 
     Returns:
-        Choice: ranks of at least 1 of those that are adapted, α for the scaling α/√r, and for each matrix the evidence:
-        rank, parameters, energy ‖E[G]‖² as estimated, agreement ⟨G, G′⟩/(‖G‖ ‖G′‖) of the halves, captured and
-        captured_by_uniform, the shares of the energy that its rank and the uniform rank reach.
+        Choice: ranks of at least 1 of those that are adapted, the rank that α is meant for, and for each matrix the
+        evidence: rank, parameters, energy ‖E[G]‖² as estimated, agreement ⟨G, G′⟩/(‖G‖ ‖G′‖) of the halves, captured
+        and captured_by_uniform, the shares of the energy that its rank and the uniform rank reach.
 
     Raises:
         ValueError: No budget or one that buys no direction, fewer than two batches, or halves that agree on nothing.
@@ -207,8 +210,10 @@ def _chosen(found: Sequence[Matrix], seen: dict[str, dict[str, Any]], budget: in
     held = {matrix.name: matrix for matrix in found if matrix.name in seen}
     cost = {name: (matrix.stack * matrix.shape[0], matrix.stack * matrix.shape[1]) for name, matrix in held.items()}
     spectra = {name: each["energies"].sqrt() for name, each in seen.items()}
-    limits = {name: min(min(held[name].shape), int((S > 0).sum())) for name, S in spectra.items()}
-    ranks = allocate(spectra, cost, budget, dense=False, ceiling=limits)
+    limits = {name: int((S > 0).sum()) for name, S in spectra.items()}
+    floors = {name: 1 for name, each in seen.items() if limits[name] and _beyond_chance(each, held[name])}
+    affordable = sum(sum(cost[name]) for name in floors) <= budget / 2
+    ranks = allocate(spectra, cost, budget, dense=False, ceiling=limits, floor=floors if affordable else 0)
     if not any(ranks.values()):
         least = min(sum(shape) for shape in cost.values())
         raise ValueError(
@@ -228,6 +233,10 @@ def _chosen(found: Sequence[Matrix], seen: dict[str, dict[str, Any]], budget: in
             "captured": round(float(energies[: ranks[name]].sum()) / total, 4),
             "captured_by_uniform": round(float(energies[:same].sum()) / total, 4),
         }
-    return Choice(
-        {name: r for name, r in ranks.items() if r}, USUAL_SCALE * max(alike, 1.0) ** 0.5, "alpha/sqrt(r)", evidence
-    )
+    return Choice({name: r for name, r in ranks.items() if r}, same, evidence)
+
+
+def _beyond_chance(seen: dict[str, Any], matrix: Matrix) -> bool:
+    """Whether the halves agree by more than three standard deviations of two gradients of independent entries."""
+    m, n = matrix.shape
+    return seen["agreement"] > 3 / (matrix.stack * m * n) ** 0.5

@@ -80,7 +80,7 @@ def shrink(
     settings.ranks.clear()
     settings.ranks.update({place_name: r for place_name, r in ranks.items() if r})
     for place, change in changes:
-        if change.keep is not None:
+        if change.keep is not None and isinstance(change.adapter, Triplets):
             change.adapter.kept = change.adapter.kept[change.keep]
         if isinstance(to, RankSchedule):
             to.select(place.name, change.keep if change.rank else None)
