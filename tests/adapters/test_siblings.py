@@ -152,4 +152,5 @@ def test_groups_hold_no_output_after_a_pass() -> None:
     model(X)
     model(X)
     group = model.q.siblings._groups[model.q]
-    assert group.x is None and not group.ready
+    assert group.x is None
+    assert not group.ready

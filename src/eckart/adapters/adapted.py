@@ -95,7 +95,7 @@ class AdaptedLayer(Place):
             return self.base(x, *args, **kwargs)
         live = self.live()
         if self._fusable(live, x):
-            return self.siblings.run(self, x, _state, _together, self._compute)
+            return self.siblings.run(self, x, _state, _apart, self._compute)
         return self._plain(live, x, *args, **kwargs)
 
     def _rate(self, live: list[Adapter]) -> float:
@@ -196,9 +196,11 @@ class AdaptedLayer(Place):
     def extra_repr(self) -> str:
         told = super().extra_repr()
         others = [str(layer.name) for layer in self.siblings.of(self) if layer is not self]
-        if others:
+        why = self.siblings.note(self)
+        if others and not why:
             return f"{told}, grouped with {', '.join(others)}"
-        why = why_alone(self.base) or self.siblings.note(self) if self.kind in ("linear", "conv1d") else ""
+        if not why and self.kind in ("linear", "conv1d"):
+            why = why_alone(self.base)
         return told + (f", computed apart: {why}" if why else "")
 
 
@@ -215,17 +217,21 @@ def _state(layer: nn.Module) -> tuple[object, ...]:
     return version, torch.is_grad_enabled(), cast, adapted.training
 
 
-def _together(members: list[nn.Module]) -> bool:
-    """Whether layers can be one step now: all have something to add and fit, and agree in dropout, dtype and device."""
+def _apart(members: list[nn.Module]) -> str:
+    """Why layers cannot be one step now: each must fit and have something to add, all alike in dropout and dtype."""
     layers: list[AdaptedLayer] = members  # type: ignore[assignment]
     alike = set()
     for layer in layers:
         live = layer.live()
-        if not live or layer.by_row is not None or not layer._fits(live):
-            return False
+        if not live or layer.by_row is not None:
+            return f"nothing acts on {layer.name}, or other adapters in each row"
+        if not layer._fits(live):
+            return (
+                f"{layer.name} cannot join ({why_alone(layer.base) or 'hooks, a dense change or a weight that trains'})"
+            )
         W = layer.base._parameters["weight"]
         alike.add((layer._rate(live), W.dtype, W.device))
-    return len(alike) == 1
+    return "" if len(alike) == 1 else "its siblings differ in dropout, dtype or device"
 
 
 def _as(W: Tensor, x: Tensor) -> Tensor:

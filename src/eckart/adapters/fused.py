@@ -128,7 +128,8 @@ class _Fused(torch.autograd.Function):
         dA: list[Tensor | None] = [None] * len(A)
         if rows is not None:
             split = (G @ (rows if lost is None else rows.masked_fill(lost, 0.0))).split_with_sizes(plan.ranks)
-            dA = [_as(g, A_t.dtype) if wanted else None for g, A_t, wanted in zip(split, A, A_trains, strict=True)]
+            reached = [wanted and dY[i] is not None for wanted, i in zip(A_trains, plan.owners, strict=True)]
+            dA = [_as(g, A_t.dtype) if wanted else None for g, A_t, wanted in zip(split, A, reached, strict=True)]
         dx = _dx(dY, W, G, A, lost).view(ctx.shape).to(ctx.dtype) if needs[0] else None
         return (dx, None, None, *[None] * plan.layers, *dbias.values(), *dfactor.values(), *dB, *dA)
 

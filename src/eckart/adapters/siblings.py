@@ -22,7 +22,7 @@ class Group:
 
     def __init__(self, members: list[Layer], note: str = "") -> None:
         self.members = members
-        self.note = note  # why a layer is alone
+        self.note = note  # why the members are computed one by one
         self.misses = 0
         self.x: Tensor | None = None
         self.version = 0
@@ -68,7 +68,7 @@ class Siblings:
         return group.members if group is not None else [layer]
 
     def note(self, layer: Layer) -> str:
-        """Why the layer's group was taken apart; empty where it was not."""
+        """Why the layer is computed without its siblings, found out in its calls; empty where it is not."""
         group = self._groups.get(layer)
         return group.note if group is not None else ""
 
@@ -101,7 +101,7 @@ class Siblings:
         layer: Layer,
         x: Tensor,
         state: Callable[[Layer], Hashable],
-        together: Callable[[list[Layer]], bool],
+        apart: Callable[[list[Layer]], str],
         compute: Callable[[Tensor, list[Layer]], tuple[Tensor, ...]],
     ) -> Tensor:
         """The layer's output on x, computed with its siblings' or fetched.
@@ -110,7 +110,7 @@ class Siblings:
             layer: The layer that is called.
             x: What it is called with.
             state: What a layer's output depends on beside x; an output made in another state is not handed out.
-            together: Whether these layers can be one step as things stand now.
+            apart: Why these layers cannot be one step as things stand now; empty where they can.
             compute: The outputs of some layers on one input.
         """
         group = self._groups.get(layer)
@@ -124,12 +124,13 @@ class Siblings:
             group.switch = self._switch
         if group.ready and (y := group.fetch(layer, x, state(layer))) is not None:
             return y
-        if not together(group.members):
+        if note := apart(group.members):
+            group.note = note
             return compute(x, [layer])[0]
         if (group.ready or layer is not group.members[0]) and self._missed(group, layer):
             return compute(x, [layer])[0]
         first, *others = compute(x, group.members)
-        group.x, group.version = x, x._version
+        group.x, group.version, group.note = x, x._version, ""
         group.ready = {member: (y, state(member)) for member, y in zip(group.members[1:], others, strict=True)}
         return first
 
