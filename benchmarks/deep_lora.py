@@ -170,7 +170,7 @@ def plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The runs, one seed after another: few examples at rank 8, and growing rank with the fewest."""
     shots, ranks, seeds = options.shots, options.ranks, range(options.seeds)
     for seed in seeds:
-        for method in options.methods:
+        for method in [name for name in options.methods if not (options.frozen_head and name == "head")]:
             pairs = [(few, ranks[0]) for few in shots]
             pairs += [(shots[0], rank) for rank in ranks[1:] if method != "head"]
             rates = [RATES[method] * (options.rate / 1e-4)] if not options.search else [
