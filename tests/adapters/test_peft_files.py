@@ -262,6 +262,42 @@ def test_pairs_that_were_finished_are_in_the_file(tmp_path: Path) -> None:
     assert torch.equal(output(again, batches[0]), expected)
 
 
+def classifier() -> tuple[nn.Module, dict[str, Tensor]]:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(**sizes, vocab_size=64, num_labels=3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5)  # transformers starts at 0.02: too small to see in the logits
+    return model, {"input_ids": torch.randint(64, (2, 5))}
+
+
+@pytest.mark.parametrize(("modules", "task"), [("classifier", "SEQ_CLS"), (None, None)])
+def test_the_task_is_named_where_peft_would_train_the_same_modules_whole(
+    modules: str | None, task: str | None, tmp_path: Path
+) -> None:
+    model, batch = classifier()
+    adapt(model, rank=2, targets="query", modules_to_save=modules)
+    stir(model)
+    save(model, tmp_path / "a")
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["task_type"] == task
+    base, _ = classifier()
+    expected = output(model, batch)
+    same(
+        output(peft.PeftModel.from_pretrained(base, str(tmp_path / "a")).eval(), batch),
+        expected,
+        output(classifier()[0], batch),
+    )
+
+
+def test_a_causal_model_names_its_task(tmp_path: Path) -> None:
+    for family in ("llama", "gpt2"):
+        save(adapted(family, "lora")[0], tmp_path / family)
+        assert json.loads((tmp_path / family / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+
+
 def test_peft_trains_on_from_what_is_written(tmp_path: Path) -> None:
     model, batches = adapted("llama", "pissa")
     save(model, tmp_path / "a")
