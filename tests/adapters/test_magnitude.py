@@ -94,13 +94,3 @@ def test_a_row_of_zeros_divides_by_one() -> None:
         place.base.weight[2] = 0
         place.live()[0].B[2] = 0
     assert torch.equal(factor(place)[2], place.live()[0].magnitude[2])  # type: ignore[index]
-
-
-def test_a_magnitude_of_zero_still_learns() -> None:
-    place = layer()
-    with torch.no_grad():
-        place.live()[0].magnitude[1] = 0  # type: ignore[index]
-    place(torch.randn(4, 9)).square().sum().backward()
-    place.zero_grad()
-    place(torch.randn(4, 9)).sum().backward()
-    assert float(place.live()[0].magnitude.grad[1]) != 0  # type: ignore[union-attr,index]

@@ -2,18 +2,18 @@
 
     y_i = c_i ∘ u_i + b_i,   u_i = x W_iᵀ + Σ_t s_t z_tᵀ B_tᵀ,   z = [A_1; A_2; …] drop(x)ᵀ    for siblings i, terms t
 
-Kept for the backward pass: one x for all siblings, the small z (R, T), and u only where a magnitude trains. One product
+Kept for the backward pass: one x for all siblings, the small z (R, T), and y where a magnitude trains. One product
 makes all z, one all gradients of A, and dx is accumulated by `addmm` (no sums of separate gradients):
 
     G_t = s_t B_tᵀ (c_i∘dY_i)ᵀ,  dB_tᵀ = s_t z_t (c_i∘dY_i),  [dA] = G drop(x),  dx = Σ_i (c_i∘dY_i) W_i + drop(Gᵀ [A])
-    dc_i = Σ_rows dY_i ∘ u_i
+    dc_i = Σ_rows dY_i ∘ u_i,  u_i = (y_i − b_i) / c_i
 
-Cost beyond the frozen layers: 6 T r (m+n) operations for T rows. u is a tensor of its own, not the output: the next
-layer may overwrite that, and c may be 0.
+Cost beyond the frozen layers: 6 T r (m+n) operations for T rows. y is what the next layer mostly keeps anyway; where
+that layer wrote into it, u is computed once more, and where no x is kept to do so, u is kept apart. dc is 0 where c is.
 Paper: none; autograd's own way also keeps the scaled sums and reads dY twice more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -99,16 +99,20 @@ class _Fused(torch.autograd.Function):
         ]
         for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, z.split_with_sizes(plan.ranks), B, strict=True):
             u[owner].addmm_(z_t.mT, _as(B_t, dtype).mT, alpha=scale)
-        kept = [u[i] for i in factor if factor_trains[i]]
+        keep_x = any(A_trains)
+        learning = [i for i in factor if factor_trains[i]]
         outputs = list(u)
-        for i, c in factor.items():  # in u's own memory unless u is kept; c has its own precision within the one pass
-            y = torch.mul(u[i], c, out=torch.empty_like(u[i]) if factor_trains[i] else u[i])
+        for i, c in factor.items():  # in u's own memory; c has its own precision within the one pass
+            y = torch.mul(u[i], c, out=u[i] if keep_x or i not in learning else torch.empty_like(u[i]))
             outputs[i] = y.add_(bias[i]) if i in bias else y
+        kept = [outputs[i] if keep_x else u[i] for i in learning]
         ctx.plan, ctx.shape, ctx.dtype = plan, x.shape, x.dtype
-        ctx.save_for_backward(rows if any(A_trains) else None, z, seed, *flat, *kept)
+        ctx.save_for_backward(rows if keep_x else None, z, seed, *flat, *kept)
         ctx.set_materialize_grads(False)
-        # the next layer may write into what is not a view (nothing else keeps these)
-        return tuple([y if x.ndim == 2 else torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[1])) for y in outputs])
+        # the next layer may write into what is not a view
+        given = [torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[1])) for y in outputs]
+        ctx.written = [_written(given[i]) for i in learning]
+        return tuple(given)
 
     @staticmethod
     @once_differentiable
@@ -117,11 +121,16 @@ class _Fused(torch.autograd.Function):
         rows, z, seed, *saved = ctx.saved_tensors
         W, bias, factor, B, A = plan.cut(saved[: len(needs) - 3])
         _, bias_trains, factor_trains, B_trains, A_trains = plan.cut(needs[3:])
-        kept = iter(saved[len(needs) - 3 :])
-        u = {i: next(kept) for i in factor if factor_trains[i]}
+        kept = dict(zip([i for i in factor if factor_trains[i]], saved[len(needs) - 3 :], strict=True))
+        if all(dy is None for dy in slopes):
+            return (None,) * len(needs)
         dY = [dy if dy is None else _as(dy.reshape(-1, dy.shape[-1]), z.dtype) for dy in slopes]
         dbias = {i: dY[i].sum(0, dtype=bias[i].dtype) if bias_trains[i] and dY[i] is not None else None for i in bias}
-        dfactor = {i: _reweigh(dY, i, c, u.get(i)) for i, c in factor.items()}
+        is_u = dict.fromkeys(kept, rows is None)
+        for i, written in zip(kept, ctx.written, strict=True):
+            if rows is not None and written():
+                kept[i], is_u[i] = _u(plan, i, rows, W[i], z, B), True
+        dfactor = {i: _reweigh(dY, i, c, kept.get(i), is_u.get(i, True), bias.get(i)) for i, c in factor.items()}
         G = z.new_empty(z.shape) if _few(plan) else z.new_empty(z.shape[::-1]).mT  # (R, T)
         dB = _dB(plan, dY, B, B_trains, z, G)
         lost = fallen((z.shape[1], A[0].shape[1]), plan.rate, seed) if seed is not None else None
@@ -155,13 +164,36 @@ def _z(A: Tensor, dropped: Tensor, plan: Plan) -> Tensor:  # (R, T)
     return A @ dropped.mT if _few(plan) else (dropped @ A.mT).mT
 
 
-def _reweigh(dY: list[Tensor | None], i: int, c: Tensor, u: Tensor | None) -> Tensor | None:
-    """Put c∘dY in the place of a layer's dY; the slope of c, if u is given. One temporary serves both."""
+def _written(y: Tensor) -> Callable[[], bool]:
+    """Whether y was written into since now: its version, without its memory."""
+    probe, then = y.detach(), y._version
+    probe.data = y.new_empty(0)  # which leaves the counter that the two share
+    return lambda: probe._version != then
+
+
+def _u(plan: Plan, i: int, rows: Tensor, W: Tensor, z: Tensor, B: Sequence[Tensor]) -> Tensor:
+    """One layer's u once more."""
+    u = rows @ _as(W, rows.dtype).mT
+    for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, z.split_with_sizes(plan.ranks), B, strict=True):
+        if owner == i:
+            u.addmm_(z_t.mT, _as(B_t, rows.dtype).mT, alpha=scale)
+    return u
+
+
+def _reweigh(
+    dY: list[Tensor | None], i: int, c: Tensor, kept: Tensor | None, is_u: bool, bias: Tensor | None
+) -> Tensor | None:
+    """Put c∘dY in the place of a layer's dY; the slope of c, from u or from y = c∘u + b. One temporary serves both."""
     dy = dY[i]
     if dy is None:
         return None
     room = torch.empty_like(dy)
-    slope = torch.mul(dy, u, out=room).sum(0, dtype=c.dtype) if u is not None else None
+    slope = None
+    if kept is not None:
+        slope = torch.mul(dy, kept, out=room).sum(0, dtype=c.dtype)
+        if not is_u:
+            slope = slope if bias is None else slope - bias * dy.sum(0, dtype=c.dtype)
+            slope = torch.where(c != 0, slope / c, 0.0)
     dY[i] = torch.mul(dy, c, out=room)
     return slope
 
@@ -197,6 +229,6 @@ def _dx(dY: list[Tensor | None], W: Sequence[Tensor], G: Tensor, A: Sequence[Ten
     for dy, each in zip(dY, W, strict=True):
         if dy is not None:
             dx = dy @ _as(each, dy.dtype) if dx is None else dx.addmm_(dy, _as(each, dy.dtype))
-    assert dx is not None  # autograd asks for nothing where no output has a slope
+    assert dx is not None  # some output has a slope
     low = _stacked(A, G.dtype)
     return dx.addmm_(G.mT, low) if lost is None else dx.add_((G.mT @ low).masked_fill_(lost, 0.0))
