@@ -112,6 +112,16 @@ def test_rows_without_adapters_are_the_base_bit_for_bit() -> None:
         assert torch.equal(output(model, batch), base)
 
 
+def test_what_is_active_outside_does_not_act_inside_on_parameters_that_no_layer_applies() -> None:
+    model, batches = families()["mixtral"]()
+    base = output(model, batches[0])
+    stirred(model, "law", "lora", 1, [], targets=["*experts*", "q_proj"])
+    assert not torch.allclose(output(model, batches[0]), base)
+    with mixed(model, [None, None, None]):
+        assert torch.equal(output(model, batches[0]), base)
+    assert not torch.allclose(output(model, batches[0]), base)
+
+
 def test_what_is_kept_between_calls_without_gradients_follows_the_parameters() -> None:
     model, batch = built("sequential")
     with torch.no_grad(), mixed(model, ROWS):
@@ -160,7 +170,11 @@ def test_the_model_is_as_before_after_the_block_and_after_an_error_in_it() -> No
 def test_what_cannot_be_mixed_is_named() -> None:
     model, _ = families()["conv2d"]()
     stirred(model, "law", "lora", 1, [])
-    with pytest.raises(ValueError, match="law acts on stem, of kind conv"), mixed(model, ["law"]):
+    with pytest.raises(ValueError, match="law acts on stem, conv; only linear"), mixed(model, ["law"]):
+        pass
+    model, _ = families()["encoder"]()
+    stirred(model, "law", "lora", 1, [], targets="out_proj")
+    with pytest.raises(ValueError, match=r"self_attn\.out_proj, whose weight other code reads"), mixed(model, ["law"]):
         pass
     model, _ = families()["sequential"]()
     stirred(model, "law", "lora", 1, [], modules_to_save="4")

@@ -12,14 +12,14 @@ from eckart.adapters.auto import choose_ranks
 from eckart.adapters.evidence import evidence_lines
 from eckart.adapters.methods import METHODS, Method
 from eckart.adapters.observing import observe_bases
-from eckart.adapters.place import adapters, places
+from eckart.adapters.place import adapters
 from eckart.adapters.placing import check_options, place_all
 from eckart.adapters.ranks import check_automatic, fixed_ranks
 from eckart.adapters.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.settings import Settings
 from eckart.adapters.starting import Asked, prepare, start_all, with_prepared
 from eckart.adapters.starts.start import LookAtAll
-from eckart.adapters.switching import activate
+from eckart.adapters.switching import activate, check_name
 from eckart.adapters.targets import chosen, left_by_default, warn_of_tied
 from eckart.nn import Matrix, Observation, Patterns, Progress
 from eckart.nn.patterns import closest
@@ -187,13 +187,6 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in options.items()}
     kept = (str, int, float, bool, list, tuple, type(None))
     return {key: value if isinstance(value, kept) else type(value).__name__ for key, value in plain.items()}
-
-
-def check_name(model: nn.Module, name: str) -> None:
-    if not name.isidentifier():
-        raise ValueError(f"name: {name!r} is no name for an adapter; give letters, digits and underscores")
-    if places(model, name):
-        raise ValueError(f"name: the model has an adapter {name!r} already; choose another name, or remove it first")
 
 
 def _observed(

@@ -23,7 +23,7 @@ from eckart.adapters.adapter import Adapter
 from eckart.adapters.magnitude import row_factor
 from eckart.adapters.place import Place, places
 from eckart.adapters.saved_modules import saved_modules
-from eckart.adapters.switching import names, require_known
+from eckart.adapters.switching import disabled, names, require_known
 
 KINDS = ("linear", "conv1d", "embedding")
 
@@ -69,7 +69,8 @@ def mixed(model: nn.Module, rows: Sequence[str | None]) -> Iterator[nn.Module]:
     try:
         for layer in layers:
             layer.by_row = mix
-        yield model
+        with disabled(model):  # what no layer's forward pass sees, such as experts
+            yield model
     finally:
         for layer, by_row in before.items():
             layer.by_row = by_row
@@ -199,8 +200,8 @@ def _check(place: Place, name: str) -> None:
     known = isinstance(place, AdaptedLayer) and place.kind in KINDS and place.stack == 1 and not place.read
     if not known or (place.kind == "embedding" and not isinstance(getattr(place, "base", None), nn.Embedding)):
         raise ValueError(
-            f"rows: {name} acts on {place.name}, of kind {place.kind}; only linear layers and embeddings are mixed in "
-            "one batch, so run the rows of that adapter apart"
+            f"rows: {name} acts on {place.name}, {'whose weight other code reads' if place.read else place.kind}; only "
+            "linear layers and embeddings that are called are mixed in one batch: run the rows of that adapter apart"
         )
     if not adapter.thin or (place.kind == "embedding" and adapter.bias is not None):
         what = "trains the bias of an embedding" if adapter.thin else "is no thin product"

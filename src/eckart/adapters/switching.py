@@ -167,7 +167,9 @@ def check_name(model: nn.Module, name: str, argument: str = "name") -> None:
     if not name.isidentifier():
         raise ValueError(f"{argument}: {name!r} is no name for an adapter; give letters, digits and underscores")
     if places(model, name):
-        raise ValueError(f"{argument}: the model has an adapter {name!r} already; choose another name, or remove it")
+        raise ValueError(
+            f"{argument}: the model has an adapter {name!r} already; choose another name, or remove it first"
+        )
 
 
 def require_known(wanted: tuple[str, ...], known: list[str], argument: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.adapting import Adaptation, check_name, summary
+from eckart.adapters.adapting import Adaptation, summary
 from eckart.adapters.files import vera
 from eckart.adapters.files.identity import differences
 from eckart.adapters.files.own import read_own, read_told
@@ -23,7 +23,7 @@ from eckart.adapters.files.stored import OWN_CONFIG, Entry, Stored
 from eckart.adapters.methods import METHODS
 from eckart.adapters.placing import place_all
 from eckart.adapters.saved_modules import add_copies, chosen_modules, saved_modules
-from eckart.adapters.switching import activate
+from eckart.adapters.switching import activate, check_name
 from eckart.adapters.targets import matrices_by_name
 from eckart.nn import Matrix
 from eckart.nn.files import AdapterFiles, read_adapter
