@@ -186,7 +186,7 @@ def test_help_teaches_and_the_page_of_the_docs_is_the_help(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_the_demo_measures_a_real_model_and_leaves_a_report(tmp_path: Path) -> None:
     result = CliRunner(env={"COLUMNS": "160"}).invoke(
-        app, ["demo", "--out", str(tmp_path / "demo"), "--tokens", "1024"]
+        app, ["demo", "--out", str(tmp_path / "demo"), "--tokens", "1024", "--steps", "2"]
     )
     assert result.exit_code == 0, result.output
     profile = eckart.Profile.load(tmp_path / "demo" / "profile")
@@ -196,3 +196,5 @@ def test_the_demo_measures_a_real_model_and_leaves_a_report(tmp_path: Path) -> N
     assert "SmolLM2-135M" in (tmp_path / "demo" / "report.html").read_text()
     assert "law of parsimony" in (tmp_path / "demo" / "claims.html").read_text().lower()
     assert "self_attn.q_proj  × 30" in result.stdout
+    assert "Perplexity" in result.stdout
+    assert (tmp_path / "demo" / "adapted" / "adapter" / "adapter_model.safetensors").is_file()
