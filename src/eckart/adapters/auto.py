@@ -20,12 +20,13 @@ noise has mean zero and averages out there), cut at 0, and used in the place of 
 
 This speaks of the first step alone; later the gradient turns to what the other matrices have left over. So every
 matrix whose halves agree beyond chance, ⟨G, G′⟩ > 3 ‖G‖ ‖G′‖/√(mn), is given one direction first, as long as that takes
-no more than half of the budget. (Without this the rule lost to uniform ranks on a small model; with it, it did not.)
+no more than half of the budget. (In trials on a small model the rule without this gave 0.009 more loss than uniform
+ranks in one seed, and with it 0.002 and 0.006 less in two others.)
 
 α: Δ = s Σ_i b_i a_iᵀ moves along each direction at a speed that depends on s and not on r, so s is the same for all
 matrices: α divided by the rank that all would have had at this budget (`Settings.scaled_as`), not by each one's own,
 under which s would fall from the first rank to the highest by their ratio. Scaling each by 1/√r_l, which makes
-‖Δ‖_F at the first step of Adam the same at all ranks, gave higher losses in all comparisons made.
+‖Δ‖_F at the first step of Adam the same at all ranks, gave higher losses in the three comparisons made.
 
 Cost: two observed passes over half the batches each, for each block of matrices whose two gradients fit in `memory`; an
 SVD of the leading directions of each gradient.
