@@ -44,7 +44,8 @@ def _trainer(folder, method="lora", callbacks=(), attach=True, **options):
     eckart.adapt(model, method, rank=2, dropout=0.2, **given)
     arguments = {
         "max_steps": STEPS, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 2,
-        "learning_rate": 1e-2, "gradient_accumulation_steps": 2, "seed": 7, "use_cpu": True, "report_to": "none", "disable_tqdm": True,
+        "learning_rate": 1e-2, "gradient_accumulation_steps": 2, "seed": 7, "use_cpu": True, "report_to": "none",
+        "disable_tqdm": True,
     }  # fmt: skip
     arguments = TrainingArguments(str(folder), **(arguments | options))
     trainer = Trainer(
