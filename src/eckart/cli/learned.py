@@ -36,10 +36,10 @@ def spectra_table(learned: "list[Learned]") -> Table:
     from eckart.nn import locate
 
     table = Table(
-        title="what was learned: ranks of ΔW (effective, holding 90 % and 99 % of ‖ΔW‖²)", title_justify="left"
+        title="what was learned, ΔW: effective rank, ranks that hold 90 % and 99 % of it, size", title_justify="left"
     )
     table.add_column("matrix", no_wrap=True)
-    for head in ("m × n", "rank", "effective", "90 %", "99 %", "‖ΔW‖/‖W‖"):
+    for head in ("m × n", "rank", "eff.", "90 %", "99 %", "ΔW/W"):
         table.add_column(head, justify="right", no_wrap=True)
     kinds: dict[tuple[str, tuple[int, int]], list[Learned]] = {}
     for each in learned:
