@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "eckart", "eckart.linalg", "eckart.nn", "eckart.nn.files", "eckart.spectra", "eckart.theory", "eckart.regularizers",
+    "eckart", "eckart.adapters", "eckart.adapters.optimizers", "eckart.linalg", "eckart.nn", "eckart.nn.files", "eckart.spectra", "eckart.theory", "eckart.regularizers",
     "eckart.lm", "eckart.report", "eckart.claims",
 )  # fmt: skip
 
@@ -91,3 +91,10 @@ def test_every_figure_of_the_docs_is_there() -> None:
     for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
         for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
             assert (page.parent / target).is_file(), f"{page.name} shows {target}"
+
+
+def test_the_table_of_methods_is_that_of_the_code() -> None:
+    text = (ROOT / "docs" / "adapting.md").read_text()
+    for name, method in importlib.import_module("eckart.adapters").METHODS.items():
+        wanted = " and ".join(each.replace("_", " ") for each in method.wanted)
+        assert f"| `{name}` | {method.says} | {wanted} | {method.peft} | {method.source} |" in text, name
