@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eckart.adapters import adapt
+from eckart.adapters import activate, adapt, shrink
 from eckart.adapters.optimizers import Alternating, FactorOptimizer, LoraFA, LoraPro, Riemannian, param_groups
 from families import families
 
@@ -187,6 +187,58 @@ def test_alternating_rests_one_factor_and_keeps_what_its_momentum_means_for_the_
     torch.testing.assert_close(B @ inner.state[pair.A]["momentum_buffer"], projected, atol=1e-9, rtol=1e-6)
 
 
+def test_the_momentum_of_an_adapter_that_does_not_act_stays() -> None:
+    model, x = nn.Sequential(nn.Linear(7, 5)), torch.ones(3, 7)
+    for name in ("law", "code"):
+        adapt(model, rank=2, name=name)
+    factors = [p for key, p in model.named_parameters() if key.endswith((".A", ".B"))]
+    optimizer = Alternating(torch.optim.SGD(factors, lr=0.1, momentum=0.9), model)
+    kept: list[Tensor] = []
+    for name in ("law", "code"):
+        activate(model, name)
+        for _ in range(4):
+            slope(model, x, optimizer)
+            optimizer.step()
+        kept += [optimizer.state[p]["momentum_buffer"].clone() for p in factors[:2]]
+    assert torch.equal(kept[0], kept[2])
+    assert torch.equal(kept[1], kept[3])
+    assert kept[0].any()
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_goes_on_with_the_factors_that_shrink_leaves(name: str) -> None:
+    model, x, optimizer = wrapped(name)
+    slope(model, x, optimizer)
+    optimizer.step()
+    shrink(model, optimizer, {"0": 0, "2": 1})
+    assert [(pair.B, pair.A) for pair in optimizer.pairs] == _factors(model)
+    other = copy.deepcopy(model)
+    again = WRAPPERS[name](torch.optim.AdamW(trained(other)), other)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, own in ((model, optimizer), (other, again)):
+        slope(each, x, own)
+        own.step()
+    assert all(torch.equal(p, q) for p, q in zip(trained(model), trained(other), strict=True))
+
+
+def test_a_step_that_a_scaler_skips_is_not_a_turn_and_others_are_those_of_unscaled_gradients() -> None:
+    results = []
+    for scaled in (False, True):
+        model, x, optimizer = wrapped("alternating")
+        model, x = model.float(), x.float()
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaled)
+        for step in range(4):
+            optimizer.zero_grad()
+            scaler.scale((model(x) - 1).square().sum() * (torch.inf if scaled and step == 1 else 1.0)).backward()
+            if scaled or step != 1:
+                scaler.step(optimizer)
+                scaler.update()
+        assert optimizer.param_groups[0]["turn"] == 3
+        results.append(trained(model))
+    for p, q in zip(*results, strict=True):
+        torch.testing.assert_close(p, q)
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_gradients_are_as_they_were_after_a_step_and_a_closure_runs_once(name: str) -> None:
     model, x, optimizer = wrapped(name)
@@ -357,5 +409,6 @@ def test_errors_name_the_argument_and_the_remedy() -> None:
     with pytest.raises(TypeError, match="sharded"):
         Riemannian(torch.optim.SGD(trained(sharded), lr=1.0), sharded)
     fixed, _ = problem("lora-fa")
-    with pytest.raises(ValueError, match="LoraFA"):
-        LoraPro(torch.optim.SGD(trained(fixed), lr=1.0), fixed)
+    for both in (LoraPro, Alternating):
+        with pytest.raises(ValueError, match="LoraFA"):
+            both(torch.optim.SGD(trained(fixed), lr=1.0), fixed)

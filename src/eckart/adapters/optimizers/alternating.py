@@ -37,6 +37,9 @@ class Alternating(FactorOptimizer):
         model: The model with adapters.
         damping: λ.
 
+    Raises:
+        ValueError: A factor does not train.
+
     Example:
         >>> from eckart.adapters import adapt
         >>> model = nn.Sequential(nn.Linear(6, 4))
@@ -51,6 +54,7 @@ class Alternating(FactorOptimizer):
 
     def __init__(self, inner: Optimizer, model: nn.Module, *, damping: float = 1e-3) -> None:
         super().__init__(inner, model, damping)
+        self.require_both()
         self.param_groups[0].setdefault("turn", 0)
 
     def rewrite(self, pairs: list[Pair]) -> Iterator[tuple[Tensor | None, Tensor | None]]:
@@ -72,16 +76,17 @@ class Alternating(FactorOptimizer):
         """One step of B or of A, and of all that is no factor."""
         group = self.param_groups[0]
         of_B = group.setdefault("turn", 0) % 2 == 0
-        before = [(pair.B if of_B else pair.A).detach().clone() for pair in self.pairs]
+        before = [(pair, (pair.B if of_B else pair.A).detach().clone()) for pair in self.pairs]
         loss = super().step(closure)
-        self._carry(of_B, before)
+        # a factor without a gradient stayed, as those of an adapter that does not act
+        self._carry(of_B, [each for each in before if (each[0].B if of_B else each[0].A).grad is not None])
         group["turn"] += 1
         return loss
 
-    def _carry(self, of_B: bool, before: list[Tensor]) -> None:
+    def _carry(self, of_B: bool, moved: list[tuple[Pair, Tensor]]) -> None:
         """Rewrite the resting factors' momentum for the moved factors."""
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        for pair, old in zip(self.pairs, before, strict=True):
+        for pair, old in moved:
             resting = self.state.get(pair.A if of_B else pair.B, {})
             for key in MOMENTUM:
                 if isinstance(momentum := resting.get(key), Tensor):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eckart.adapters.adapter import Adapter
 from eckart.adapters.place import places
 
 
@@ -34,7 +35,8 @@ class FactorOptimizer(Optimizer):
 
     Args:
         inner: The optimizer that steps, with the model's parameters in it, from `param_groups` for example.
-        model: The model with adapters; call again after adapters were added or shrunk.
+        model: The model with adapters. What `shrink` or `restart` does to them is followed; for adapters that come
+            later make another wrapper.
         damping: λ, added to the diagonal of BᵀB and AAᵀ.
 
     Raises:
@@ -49,8 +51,7 @@ class FactorOptimizer(Optimizer):
         self.damping = damping
         super().__init__(inner.param_groups, dict(inner.defaults))
         self._link()
-        own = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
-        self.pairs = [pair for pair in _pairs(model) if id(pair.B) in own or id(pair.A) in own]
+        self._adapters = [made for place in places(model).values() for made in place.held.values() if _paired(made)]
         if not self.pairs:
             raise ValueError(
                 "model: the inner optimizer holds no factor of a pair B·A; make it of this model's parameters after "
@@ -62,6 +63,33 @@ class FactorOptimizer(Optimizer):
                     "model: its factors are sharded, and a pair's gradients need whole factors; use the inner "
                     "optimizer alone, with param_groups(plus=16) for example"
                 )
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The factors that the inner optimizer holds, as they are now."""
+        return [Pair(made.B, made.A, made.scale) for made in self._held()]
+
+    def _held(self) -> list[Any]:
+        """The adapters of which the inner optimizer holds a factor."""
+        own = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        adapters: list[Any] = self._adapters
+        return [made for made in adapters if id(made.B) in own or id(made.A) in own]
+
+    def trains(self) -> list[tuple[bool, bool]]:
+        """Whether B and A of each pair train; where neither does now, whether they do once the adapter acts."""
+        found = []
+        for made in self._held():
+            now = made.B.requires_grad, made.A.requires_grad
+            later = {id(parameter) for parameter in made.trained()}
+            found.append(now if any(now) else (id(made.B) in later, id(made.A) in later))
+        return found
+
+    def require_both(self) -> None:
+        """Refuse a pair of which one factor does not train."""
+        if not all(map(all, self.trains())):
+            raise ValueError(
+                f"model: a factor does not train, and {type(self).__name__} moves both; use LoraFA for a fixed A"
+            )
 
     @abstractmethod
     def rewrite(self, pairs: list[Pair]) -> Iterable[tuple[Tensor | None, Tensor | None]]:
@@ -95,7 +123,7 @@ class FactorOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
-        if hasattr(self, "pairs"):  # the groups of the start are in it already
+        if hasattr(self, "_adapters"):  # the groups of the start are in it already
             self.inner.add_param_group(param_group)
 
     @torch.no_grad()
@@ -108,16 +136,9 @@ class FactorOptimizer(Optimizer):
         self.state, self.param_groups = self.inner.state, self.inner.param_groups
 
 
-def _pairs(model: nn.Module) -> list[Pair]:
-    """All adapters whose pair is made of two parameters themselves."""
-    found = []
-    for place in places(model).values():
-        for adapter in place.adapters.values():
-            made: Any = adapter
-            B, A = made.pair() or (None, None)
-            if isinstance(B, nn.Parameter) and isinstance(A, nn.Parameter):
-                found.append(Pair(B, A, made.scale))
-    return found
+def _paired(adapter: Adapter) -> bool:
+    """Whether its pair is made of two parameters themselves."""
+    return all(isinstance(factor, nn.Parameter) for factor in adapter.pair() or (None,))
 
 
 def wide(*tensors: Tensor) -> list[Tensor]:

@@ -45,8 +45,7 @@ class LoraPro(FactorOptimizer):
 
     def __init__(self, inner: Optimizer, model: nn.Module, *, damping: float = 1e-8) -> None:
         super().__init__(inner, model, damping)
-        if not all(pair.A.requires_grad and pair.B.requires_grad for pair in self.pairs):
-            raise ValueError("model: a factor does not train, and this optimizer moves both; use LoraFA for a fixed A")
+        self.require_both()
 
     def rewrite(self, pairs: list[Pair]) -> Iterator[tuple[Tensor | None, Tensor | None]]:
         BtB, AAt = grams(pairs)

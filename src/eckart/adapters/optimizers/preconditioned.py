@@ -73,7 +73,7 @@ class LoraFA(FactorOptimizer):
 
     def __init__(self, inner: Optimizer, model: nn.Module, *, damping: float = 1e-8) -> None:
         super().__init__(inner, model, damping)
-        if any(pair.A.requires_grad for pair in self.pairs):
+        if any(A for _, A in self.trains()):
             raise ValueError("model: an A trains, and this optimizer is for fixed ones; adapt with method 'lora-fa'")
 
     def rewrite(self, pairs: list[Pair]) -> Iterator[tuple[Tensor | None, Tensor | None]]:
