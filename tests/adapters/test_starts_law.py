@@ -109,6 +109,18 @@ def test_a_bfloat16_base_is_calculated_with_in_float32(method: str) -> None:
             torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["pissa", "milora", "olora", "corda", "lora-ga"])
+def test_what_takes_a_start_out_does_so_to_the_last_bit_in_half_precision(method: str) -> None:
+    model, batches = families()["sequential"]()
+    model.bfloat16()
+    put(model, method, [batch.bfloat16() for batch in batches], dtype=torch.bfloat16, alpha=3.0)  # s·B would round
+    for place in places(model).values():
+        (adapter,) = place.live()
+        assert adapter.frozen_B is not None
+        assert not adapter.delta().any()
+        assert torch.equal(place.changed_weight(), place.weight_matrix())
+
+
 @pytest.mark.parametrize("method", [name for name in STARTS if name not in ("eva", "corda")])
 def test_embeddings_start_too(method: str) -> None:
     model = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 4))

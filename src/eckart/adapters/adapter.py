@@ -1,11 +1,11 @@
 """One adapter of one matrix: the change Δ (m, n) that it adds to the frozen weight, its scale, magnitude and bias.
 
-    y = c ∘ (W + Δ) x + b + b′,     Δ = s·P + F,     c = 1, or μ / ‖W + Δ‖_row with a trained magnitude μ (DoRA)
+    y = c ∘ (W + Δ) x + b + b′,     Δ = s·(P + F),     c = 1, or μ / ‖W + Δ‖_row with a trained magnitude μ (DoRA)
 
 A shape says what P (m, n) is made of. Where P is a product B·A of few columns, `pair` gives it, as a differentiable
 function of whatever parameters the shape has, and every layer, merge and file works on pairs from there on. F = B₀·A₀
-is frozen: the start of a spectral init with its sign turned, so that Δ = 0 at first and the base weight stays as it is
-(PiSSA and its kin change the base instead), or the pairs that ReLoRA has finished.
+is frozen: the start of a spectral init with its sign turned, so that Δ = 0 at first, to the last bit in any dtype, and
+the base weight stays as it is (PiSSA and its kin change the base instead), or the pairs that ReLoRA has finished.
 
 Paper: LoRA 2106.09685, DoRA 2402.09353. PEFT takes a start out of the base weight; F is ours.
 """
@@ -73,31 +73,29 @@ class Adapter(nn.Module, ABC):
         terms = self.terms()
         if terms is None:
             raise NotImplementedError(f"{type(self).__name__} has no pair: it must say what its delta is")
-        total = terms[0].scale * (terms[0].B @ terms[0].A)
-        for B, A, scale in terms[1:]:
-            total = torch.add(total, B @ A, alpha=scale)
-        return total
+        P, *F = [B @ A for B, A, _ in terms]
+        return self.scale * sum(F, P)
 
     def times(self, x: Tensor) -> Tensor | None:  # (..., n) -> (..., m)
         """x Δᵀ where a shape without a pair has a cheaper way than the dense Δ; None where it has none."""
 
     def terms(self) -> list[LoraPair] | None:
-        """Δ as a sum of thin products scale · B A, the trained one first; None where `pair` is."""
+        """Δ as a sum of thin products s · B A, the trained one first; None where `pair` is."""
         pair = self.pair()
         if pair is None:
             return None
         own = [LoraPair(*pair, self.scale)]
         if self.frozen_B is None or self.frozen_A is None:
             return own
-        return [*own, LoraPair(self.frozen_B, self.frozen_A, 1.0)]
+        return [*own, LoraPair(self.frozen_B, self.frozen_A, self.scale)]
 
     @torch.no_grad()
     def freeze(self, sign: float) -> None:
-        """Add sign · s · B A, as the pair is now, to the frozen part: −1 takes a start out, +1 keeps a pair."""
+        """Add sign · B A, as the pair is now, to the frozen part: −1 takes a start out, +1 keeps a pair."""
         pair = self.pair()
         if pair is None:
             raise TypeError(f"{type(self).__name__} is no thin product, so no part of it can be frozen as one")
-        B, A = sign * self.scale * pair[0], pair[1]
+        B, A = sign * pair[0], pair[1]
         if self.frozen_B is not None and self.frozen_A is not None:
             B, A = torch.cat((self.frozen_B, B), dim=-1), torch.cat((self.frozen_A, A), dim=-2)
         self.frozen_B, self.frozen_A = B.detach().clone(), A.detach().clone()

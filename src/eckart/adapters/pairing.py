@@ -1,6 +1,6 @@
 """An adapter as plain pairs, matrix name → LoraPair(B, A, scale): taken from a model, put on a model, written to files.
 
-    Δ = scale · B A = Σ_t s_t B_t A_t      with B = [s₁B₁, s₂B₂, …], A = [A₁; A₂; …] where there are several terms
+    Δ = s · B A = s · Σ_t B_t A_t      with B = [B₁, B₂, …], A = [A₁; A₂; …] where a part is frozen
 
 `nn.files.lora_pairs` reads the same from the folder of a PEFT adapter; `algebra` computes with them.
 
@@ -55,12 +55,8 @@ def pairs(model: nn.Module, name: str = "default") -> dict[str, LoraPair]:
     found = {}
     for matrix, place in places(model, name).items():
         terms = _terms(name, place)
-        if len(terms) == 1:
-            B, A, scale = terms[0]
-            found[matrix] = LoraPair(B.detach().clone(), A.detach().clone(), scale)
-        else:
-            B, A = torch.cat([s * B for B, _, s in terms], -1), torch.cat([A for _, A, _ in terms], -2)
-            found[matrix] = LoraPair(B.detach(), A.detach(), 1.0)
+        B, A = torch.cat([B for B, _, _ in terms], -1), torch.cat([A for _, A, _ in terms], -2)
+        found[matrix] = LoraPair(B.detach(), A.detach(), place.held[name].scale)
     _warn_of_others(model, name)
     return found
 

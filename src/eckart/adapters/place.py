@@ -63,9 +63,10 @@ class Place(nn.Module):
             terms = adapter.terms()
             if terms is None:
                 W = W + adapter.delta().to(W.dtype)
-            for B, A, scale in terms or ():
+            else:  # all as one product: a start and what takes it out cancel before anything is rounded to W's dtype
+                B, A = torch.cat([B for B, _, _ in terms], -1), torch.cat([A for _, A, _ in terms], -2)
                 add = torch.baddbmm if W.ndim == 3 else torch.addmm
-                W = add(W, B.to(W.dtype), A.to(W.dtype), alpha=scale)
+                W = add(W, B.to(W.dtype), A.to(W.dtype), alpha=adapter.scale)
             if adapter.magnitude is not None:
                 factor = row_factor(adapter, frozen).to(W.dtype)
         return W if factor is None else factor.unsqueeze(-1) * W

@@ -1,11 +1,11 @@
 """ReLoRA: many low-rank updates in a row, whose sum has a higher rank than any of them.
 
-    restart:   F ← F + s B A   (stacked: F's factors grow by r columns and rows),   B ← 0,   A drawn anew,
+    restart:   F ← F + B A   (stacked: F's factors grow by r columns and rows),   B ← 0,   A drawn anew,
                the optimizer's moments of A and B pruned to a small share or set to zero
     rate:      a cosine, that begins again from 0 over a few steps after every restart ("jagged cosine")
 
 The base weight is never changed: F stays a thin product, so that adapters can still be switched, and merging or
-exporting writes W + F + s B A. The price after k restarts: each token costs 2 k r (m+n) operations more (forward, and
+exporting writes W + s (F + B A). The price after k restarts: each token costs 2 k r (m+n) operations more (forward, and
 as much again for the gradient of the inputs), and memory k r (m+n) numbers. From k r = mn/(m+n) on, F is dearer than
 the dense matrix itself; a warning says so at the restart that gets there. Merge then, and adapt the merged model.
 
