@@ -89,6 +89,35 @@ def test_little_memory_means_more_passes_and_the_same_ranks() -> None:
         assert by_block.evidence[name]["energy"] == pytest.approx(row["energy"], rel=1e-4)
 
 
+def test_an_adapter_that_is_there_does_not_change_what_is_measured() -> None:
+    model, batches = planted((3, 1), noise=0.3)
+    alone = choose_ranks(model, chosen(model), 4 * 44, batches, square)
+    adapt(model, rank=2, name="other")
+    for _, adapter in adapters(model, "other"):
+        nn.init.normal_(adapter.B)
+    assert choose_ranks(model, chosen(model), 4 * 44, batches, square) == alone
+    adapt(model, rank="auto", budget=4 * 44, batches=batches, loss=square)
+    assert {name: adapter.rank for name, adapter in adapters(model, "default")} == alone.ranks
+
+
+def test_matrices_that_only_one_half_uses_have_nothing_to_agree_on() -> None:
+    class Turns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.even, self.odd = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor, even: bool) -> Tensor:
+            return (self.even if even else self.odd)(x)
+
+    model = Turns()
+    batches = [(torch.ones(2, 6), step % 2 == 0) for step in range(4)]
+    with (
+        pytest.warns(UserWarning, match="does not depend on the weight"),
+        pytest.raises(ValueError, match="agree on no direction"),
+    ):
+        choose_ranks(model, chosen(model), 100, batches, lambda y, batch: y.square().sum())
+
+
 def test_grouped_convolutions_pay_for_each_group() -> None:
     model, images = families()["conv2d"]()
     batches = [(x, torch.zeros(3, 5)) for x in images]
