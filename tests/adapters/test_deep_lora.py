@@ -123,11 +123,11 @@ def test_a_rank_that_is_far_too_high_learns_what_is_there_and_lora_learns_noise_
     W, noise = low_rank(24, 16, 2, generator), torch.randn(24, 16, dtype=torch.float64, generator=generator)
     target = W / torch.linalg.matrix_norm(W, 2) + 0.02 * noise
     spectra = {}
-    for method in ("lora", "deep-lora"):
+    for method, alpha in (("lora", 12), ("deep-lora", None)):
         model = nn.Linear(16, 24, bias=False).double()
         target_weight = model.weight.detach() + target
         holder = nn.Sequential(model)
-        adapt(holder, method, rank=12, alpha=12, targets="0", generator=generator)
+        adapt(holder, method, rank=12, alpha=alpha, targets="0", generator=generator)
         ((_, adapter),) = adapters(holder, "default")
         optimizer = torch.optim.SGD([p for p in holder.parameters() if p.requires_grad], lr=0.2)
         for _ in range(20000):

@@ -1,5 +1,6 @@
 """`adapt`: put adapters of one method on the matrices of a model, which trains nothing else from then on."""
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -86,13 +87,13 @@ def adapt(
             the method's default.
         budget: For rank="auto", the parameters of all B and A together: a number, or a share of the model's (0.01,
             "1%").
-        alpha: α; None is the method's default. With rank="auto" it is divided by the rank that all would have at this
-            budget, so that the scale does not jump with the rank.
+        alpha: α > 0; None is the method's default (some are not scaled and take none). With rank="auto" it is divided
+            by the rank that all would have at this budget, so that the scale does not jump with the rank.
         targets: Glob patterns of the matrices to adapt; None: every linear and convolution layer but the head.
         exclude: Patterns of matrices to leave alone.
         layers: Numbers of the layers to adapt; None for all.
         dropout: Share of the inputs that the low-rank path drops while training, 0 ≤ dropout < 1.
-        magnitude: Whether the length of each row trains apart (DoRA), with any thin shape; None is as the method says.
+        magnitude: Whether the length of each row trains apart (DoRA), with any shape; None is as the method says.
         bias: Whether a change of each layer's bias trains too.
         modules_to_save: Glob patterns of modules to train whole beside them, as a new head; none of their matrices is
             adapted.
@@ -123,6 +124,7 @@ def adapt(
     extra = _options(method, row, options)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: {dropout}; give a share of at least 0 and below 1")
+    _check_alpha(alpha, method, row)
     check_name(model, name)
     whole = chosen_modules(model, modules_to_save)
     automatic = check_automatic(rank, budget, method, row)
@@ -180,6 +182,15 @@ def _options(method: str, row: Method, options: Mapping[str, Any]) -> dict[str, 
         known = ", ".join(row.options) or "none"
         raise ValueError(f"{unknown[0]}: {method} has no such option; it has {known}")
     return {**row.options, **options}
+
+
+def _check_alpha(alpha: float | None, method: str, row: Method) -> None:
+    if alpha is None:
+        return
+    if row.scaling == "none":
+        raise ValueError(f"alpha: {alpha}, but {method} is not scaled by one; leave it out")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha: {alpha}; give a number above 0")
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,12 @@ def place_all(model: nn.Module, found: list[Matrix], made: dict[str, Adapter], n
 
 
 def check_options(model: nn.Module, found: list[Matrix], dropout: float, bias: bool) -> None:
-    """Refuse dropout and biases where there is no input or no bias to change."""
+    """Refuse a layer that no module holds, and dropout and biases where there is no input or no bias to change."""
+    if any(matrix.module is model and matrix.kind in CALLED for matrix in found):
+        raise ValueError(
+            f"model: this {type(model).__name__} is itself the layer to adapt, and an adapter takes a layer's place; "
+            "give nn.Sequential(model)"
+        )
     read = read_by_parents(model)
     bare = [matrix.name for matrix in found if matrix.kind not in CALLED or id(matrix.module) in read]
     if dropout and bare:

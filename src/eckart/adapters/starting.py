@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from eckart.adapters.adapter import Adapter
+from eckart.adapters.magnitude import row_norm
 from eckart.adapters.methods import Method
 from eckart.adapters.settings import Settings
 from eckart.adapters.starts.start import Look, LookAtAll, Prepared
@@ -90,7 +91,7 @@ def _start(row: Method, settings: Settings, look: Look, asked: Asked) -> Adapter
     with torch.no_grad():
         row.start(adapter, look)
     if asked.magnitude:
-        adapter.magnitude = nn.Parameter(torch.linalg.vector_norm(W.to(dtype), dim=-1))
+        adapter.magnitude = nn.Parameter(row_norm(adapter, W).to(dtype))  # c = 1 also where a start moves the model
     if asked.bias:
-        adapter.bias = adapter.make(matrix.shape[0])
+        adapter.bias = nn.Parameter(torch.zeros(matrix.stack * matrix.shape[0], dtype=dtype, device=W.device))
     return adapter

@@ -166,6 +166,8 @@ def check_name(model: nn.Module, name: str, argument: str = "name") -> None:
     """Refuse what cannot name one more adapter of the model."""
     if not name.isidentifier():
         raise ValueError(f"{argument}: {name!r} is no name for an adapter; give letters, digits and underscores")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"{argument}: {name!r} is what torch's modules call something of their own; give another name")
     if places(model, name):
         raise ValueError(
             f"{argument}: the model has an adapter {name!r} already; choose another name, or remove it first"

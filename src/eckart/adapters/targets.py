@@ -51,7 +51,8 @@ def chosen(
         The matrices, in the model's order.
 
     Raises:
-        ValueError: A pattern matches nothing (the message gives the closest names), or nothing is left.
+        ValueError: A pattern matches nothing (the message gives the closest names), there is no such layer, or nothing
+            is left.
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2))
@@ -59,7 +60,8 @@ def chosen(
         (['1', '2'], ['1'])
     """
     found = matrices_before(model)
-    names = set(select([name for matrix in found for name in (matrix.name, *matrix.tied)], targets, exclude))
+    every = [name for matrix in found for name in (matrix.name, *matrix.tied)]
+    names = set(select(every, targets, exclude))
     if targets is None:
         heads = {matrix.name for matrix in found if _is_head(model, matrix)}
         names = {m.name for m in found if m.name in names and m.kind in USUAL and m.name not in heads} | names & {
@@ -67,7 +69,10 @@ def chosen(
         }
     found = [each for matrix in found for each in _apart(model, matrix, names)]
     if layers is not None:
-        wanted = set(layers)
+        wanted, known = set(layers), {layer for layer, _ in map(locate, every) if layer is not None}
+        if absent := sorted(wanted - known):
+            has = f"numbers from {min(known)} to {max(known)}" if known else "no numbers"
+            raise ValueError(f"layers: there is no layer {absent[0]}; those of this {type(model).__name__} have {has}")
         found = [matrix for matrix in found if locate(matrix.name)[0] in wanted]
     if not found:
         raise ValueError(
