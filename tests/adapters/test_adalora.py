@@ -205,6 +205,26 @@ def test_a_schedule_goes_on_after_a_shrink_with_the_averages_of_what_stayed() ->
     assert sum(shrink(model, optimizer, schedule).values()) == 6
 
 
+@pytest.mark.parametrize("stop", [3, 9])  # while averages are taken, and after
+def test_a_schedule_refuses_what_was_shrunk_without_it_and_a_step_without_gradients_before_it_counts(stop: int) -> None:
+    model, optimizer, schedule = begun(stop=stop)
+    other = network()
+    adapt(other, "adalora", rank=4)
+    with pytest.raises(ValueError, match="of another model"):
+        shrink(other, None, schedule)
+    before = schedule.state_dict()
+    if stop == 3:
+        loss_of(model, stop).backward()
+        trained(model)[-1].grad = None
+        with pytest.raises(RuntimeError, match="has no gradient"):
+            schedule.step()
+    assert all(torch.equal(value, before[key]) for key, value in schedule.state_dict().items())
+    shrink(model, optimizer, 1)
+    loss_of(model, stop).backward()
+    with pytest.raises(RuntimeError, match="behind the schedule's back"):
+        schedule.step()
+
+
 def test_a_matrix_without_triplets_loses_its_adapter_and_its_place_in_the_optimizer() -> None:
     model = network()
     adapt(model, "adalora", rank=2)

@@ -88,6 +88,19 @@ def test_first_moments_turn_as_gradients_and_second_moments_stay_of_squares() ->
     optimizer.step()
 
 
+def test_gradients_and_first_moments_of_one_sign_turn_as_others() -> None:
+    turned = []
+    for sign in (1, -1):
+        model, optimizer = begun()
+        for p in trained(model):
+            p.grad = torch.full_like(p, sign)
+            optimizer.state[p]["exp_avg"].fill_(sign)
+        shrink(model, optimizer, 2)
+        turned.append([each for p in trained(model) for each in (p.grad, optimizer.state[p]["exp_avg"])])
+    for one, other in zip(*turned, strict=True):
+        assert torch.equal(one, -other)
+
+
 def test_a_share_of_energy_gives_each_matrix_the_rank_that_it_needs() -> None:
     model, optimizer = begun()
     of_exact_rank(model, 1)

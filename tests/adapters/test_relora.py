@@ -131,6 +131,16 @@ def test_bad_numbers_and_shapes_are_refused() -> None:
         restart(model, name="other")
     with pytest.raises(ValueError, match="0 ≤ rewarm < every"):
         jagged_cosine(optimizer, steps=10, every=5, rewarm=5)
+    reads = network()
+    adapt(reads, "mica", rank=2)
+    with pytest.raises(ValueError, match="mica does not train it"):
+        restart(reads)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer.state[optimizer.param_groups[0]["params"][-1]]["exp_avg"] = torch.zeros(6, 2, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"uint8.*optimizer=None"):
+        restart(model, optimizer)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     triplets = network()
     adapt(triplets, "adalora", rank=2)
     with pytest.raises(TypeError, match="Triplets is another shape"):

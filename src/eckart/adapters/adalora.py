@@ -25,7 +25,8 @@ class RankSchedule:
     """Prunes the triplets of a model as its training goes on.
 
     Call `step` after `optimizer.step()` and before `zero_grad`, once for each step of the optimizer; it reads the
-    gradients that are there. Whenever it is convenient, `shrink(model, optimizer, schedule)` frees what it has pruned.
+    gradients that are there. Whenever it is convenient, `shrink(model, optimizer, schedule)` frees what it has pruned;
+    with `every` above 1 the outputs stay as they are only right after a step that pruned, as λ trains on in between.
 
     Args:
         model: A model with an adapter of triplets (`adapt(model, "adalora")`).
@@ -107,10 +108,17 @@ class RankSchedule:
 
     @torch.no_grad()
     def step(self) -> bool:
-        """Take in the gradients of this step and prune when it is time; returns whether it pruned."""
-        self.done += 1
+        """Take in the gradients of this step and prune when it is time; returns whether it was time.
+
+        Raises:
+            RuntimeError: No gradients, or triplets that were shrunk without the schedule; nothing is counted then.
+        """
         held = self.triplets()
-        if self.done < self.steps - self.final:
+        averaging = self.done + 1 < self.steps - self.final
+        for place, adapter in held.items():
+            self._fits(place, adapter, averaging)
+        self.done += 1
+        if averaging:
             for place, adapter in held.items():
                 self._average(place, adapter)
         if self.done >= self.steps - self.final or (self.done > self.start and self.done % self.every == 0):
@@ -118,16 +126,21 @@ class RankSchedule:
             return True
         return False
 
-    def _average(self, place: str, adapter: Triplets) -> None:
-        for factor, (mean, spread) in self.averages[place].items():
+    def _fits(self, place: str, adapter: Triplets, averaging: bool) -> None:
+        """Refuse triplets that are not those of the averages, or have no gradient where one is to be averaged."""
+        for factor, (mean, _) in self.averages[place].items():
             parameter = getattr(adapter, factor)
-            if parameter.grad is None:
+            if averaging and parameter.grad is None:
                 raise RuntimeError(
                     f"{place}.{factor} has no gradient: call step() after optimizer.step() and before zero_grad(), "
                     "with the adapter active"
                 )
             if parameter.shape != mean.shape:
                 raise RuntimeError(f"{place} was shrunk behind the schedule's back: shrink(model, optimizer, schedule)")
+
+    def _average(self, place: str, adapter: Triplets) -> None:
+        for factor, (mean, spread) in self.averages[place].items():
+            parameter = getattr(adapter, factor)
             importance = (parameter * parameter.grad).abs().to(mean.dtype)
             mean.mul_(self.beta1).add_(importance, alpha=1 - self.beta1)
             spread.mul_(self.beta2).add_((importance - mean).abs_(), alpha=1 - self.beta2)

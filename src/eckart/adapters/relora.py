@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.place import adapters
 from eckart.adapters.shapes.two_factor import TwoFactor
+from eckart.adapters.swapping import shaped_states
 
 
 @torch.no_grad()
@@ -40,12 +41,13 @@ def restart(
         optimizer: The one that trains it; None where there is no state to reset.
         pruned: Share of each moment of A and B that is set to zero, the smallest by magnitude; 1 zeroes all. Step
             counters stay.
-        generator: Source of the new A, on the CPU; None draws from torch's own, which checkpoints of a run keep.
+        generator: Source of the new A, on the CPU; None draws from torch's own, which checkpoints of a run keep. Where
+            several processes train the model give each one with the same seed, so that they draw the same A.
         name: The adapter.
 
     Raises:
-        ValueError: No such adapter, or a share outside [0, 1].
-        TypeError: An adapter of another shape than B A.
+        ValueError: No such adapter, a B that does not train, or a share outside [0, 1].
+        TypeError: An adapter of another shape than B A, or an optimizer state that is not shaped like its parameter.
 
     Example:
         >>> from eckart.adapters import adapt
@@ -65,15 +67,22 @@ def restart(
     for place, adapter in held.items():
         if not isinstance(adapter, TwoFactor):
             raise TypeError(f"{place}: restart works on B A, and {type(adapter).__name__} is another shape")
+        if "B" not in (adapter.settings.trains or adapter.factors):
+            raise ValueError(f"{place}: a restart sets B to zero, and {adapter.settings.method} does not train it")
     pairs: dict[str, TwoFactor] = held  # type: ignore[assignment]
+    moments = [
+        value
+        for place, adapter in pairs.items()
+        for key in ("B", "A")
+        for value in shaped_states(optimizer, getattr(adapter, key), f"{place}.{key}").values()
+    ]
     dear = []
     for place, adapter in pairs.items():
         _begin_again(adapter, generator)
         dear += [place] if _dearer_than_dense(adapter) else []
-        for parameter in (adapter.B, adapter.A):
-            if optimizer is not None and parameter in optimizer.state:
-                _prune(optimizer.state[parameter], parameter, pruned)
-            parameter.grad = None
+        adapter.B.grad = adapter.A.grad = None
+    for moment in moments:
+        _prune(moment, pruned)
     if dear:
         warnings.warn(
             f"the frozen part of {', '.join(dear[:3])}{' and others' if dear[3:] else ''} costs more now than the "
@@ -162,13 +171,11 @@ def _dearer_than_dense(adapter: Adapter) -> bool:
     return now >= m * n > now - adapter.rank * (m + n)
 
 
-def _prune(state: dict[str, object], parameter: Tensor, share: float) -> None:
-    """Zero the smallest entries of every state tensor shaped like the parameter."""
-    for value in state.values():
-        if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
-            count = math.ceil(share * value.numel())
-            if count >= value.numel():
-                value.zero_()
-            elif count:
-                threshold = value.abs().flatten().float().kthvalue(count).values
-                value.masked_fill_(value.abs() <= threshold, 0.0)
+def _prune(moment: Tensor, share: float) -> None:
+    """Zero its smallest entries."""
+    count = math.ceil(share * moment.numel())
+    if count >= moment.numel():
+        moment.zero_()
+    elif count:
+        threshold = moment.abs().flatten().float().kthvalue(count).values
+        moment.masked_fill_(moment.abs() <= threshold, 0.0)

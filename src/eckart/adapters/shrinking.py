@@ -92,7 +92,8 @@ def shrink(
 def _reader(to: Wish, held: Mapping[str, Place], name: str) -> Callable[[str], int | float | Tensor | None]:
     """Matrix name → the rank at most, a share of energy, the indices of triplets, or None to leave it as it is."""
     if isinstance(to, RankSchedule):
-        if to.name != name or to.triplets().keys() - held.keys():
+        own = [place.adapters[name] for place in held.values()]
+        if to.name != name or not all(any(made is each for each in own) for made in to.triplets().values()):
             raise ValueError(
                 f"to: this schedule looks after adapter {to.name!r} of another model or name, not {name!r}"
             )
@@ -144,11 +145,11 @@ def _sliced(adapter: Triplets, wish: int | float | Tensor) -> Change:
     if len(keep) == adapter.rank:
         return Change(adapter, adapter.rank, keep=keep)
 
-    def along(dim: int) -> Callable[[Tensor], Tensor]:
-        return lambda tensor: tensor.index_select(dim, keep)
+    def along(dim: int) -> Callable[[Tensor, bool], Tensor]:
+        return lambda tensor, _: tensor.index_select(dim, keep)
 
     dims = Triplets.rank_dims
-    factors = {key: Factor(along(dim)(getattr(adapter, key).detach()), along(dim)) for key, dim in dims.items()}
+    factors = {key: Factor(along(dim)(getattr(adapter, key).detach(), False), along(dim)) for key, dim in dims.items()}
     return Change(adapter, len(keep), factors, keep)
 
 
@@ -169,20 +170,19 @@ def _turned(place: str, adapter: TwoFactor, wish: int | float) -> Change:
     turn_B = A @ (Vh[..., :rank, :].mT * root.reciprocal().unsqueeze(-2))  # M (r, k) = A V S^-1/2: B M = U √S
     dtype = adapter.B.dtype
     factors = {
-        "B": Factor((B @ turn_B).to(dtype), lambda t: _mix(t, lambda x, T: x @ T.mT, turn_A)),
-        "A": Factor((turn_A @ A).to(dtype), lambda t: _mix(t, lambda x, T: T.mT @ x, turn_B)),
+        "B": Factor((B @ turn_B).to(dtype), lambda t, sq: _mix(t, sq, lambda x, T: x @ T.mT, turn_A)),
+        "A": Factor((turn_A @ A).to(dtype), lambda t, sq: _mix(t, sq, lambda x, T: T.mT @ x, turn_B)),
     }
     return Change(adapter, rank, factors)
 
 
-def _mix(tensor: Tensor, apply: Callable[[Tensor, Tensor], Tensor], T: Tensor) -> Tensor:
-    """A state tensor in the new basis; one without negative entries is of squares, and turns by the squares."""
-    squares = bool((tensor >= 0).all())
+def _mix(tensor: Tensor, squares: bool, apply: Callable[[Tensor, Tensor], Tensor], T: Tensor) -> Tensor:
+    """A state tensor in the new basis; one of squares turns by the squares."""
     return apply(tensor.double(), T.square() if squares else T).to(tensor.dtype)
 
 
 def _nothing(factor: Tensor) -> Factor:
-    return Factor(factor.new_zeros(0), lambda tensor: tensor.new_zeros(0))
+    return Factor(factor.new_zeros(0), lambda tensor, _: tensor.new_zeros(0))
 
 
 def _count(energies: Tensor, wish: int | float) -> int:

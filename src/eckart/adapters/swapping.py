@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from eckart.adapters.adapter import Adapter
 
+LINEAR = ("exp_avg", "momentum_buffer", "grad_avg", "prev")  # sums of gradients, as torch's optimizers call them
+
 
 class Factor(NamedTuple):
     """What becomes of one parameter: its new value, and how a state tensor of the old shape follows."""
 
     value: Tensor
-    follow: Callable[[Tensor], Tensor]
+    follow: Callable[[Tensor, bool], Tensor]  # (the tensor, whether it is of squares)
 
 
 @dataclass
@@ -49,7 +51,7 @@ def swap(optimizer: torch.optim.Optimizer | None, changes: Sequence[Change]) -> 
     for change, name, old, factor, state in plans:
         new = nn.Parameter(factor.value.contiguous(), requires_grad=old.requires_grad)
         if old.grad is not None:
-            new.grad = factor.follow(old.grad).contiguous()
+            new.grad = factor.follow(old.grad, False).contiguous()
         setattr(change.adapter, name, new)
         change.adapter.rank = change.rank
         new_of[old] = new if change.rank else None
@@ -67,18 +69,29 @@ def _followed(
     """The state of a parameter after its change; None where it has none yet."""
     if optimizer is None or old not in optimizer.state:
         return None
-    state = {}
-    for key, value in optimizer.state[old].items():
-        if isinstance(value, Tensor) and value.shape == old.shape and value.is_floating_point():
-            value = factor.follow(value).contiguous()
+    shaped = shaped_states(optimizer, old, label)
+    squares = {key: key not in LINEAR and bool((value >= 0).all()) for key, value in shaped.items()}
+    followed = {key: factor.follow(value, squares[key]).contiguous() for key, value in shaped.items()}
+    return {**optimizer.state[old], **followed}
+
+
+def shaped_states(optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter, label: str) -> dict[str, Tensor]:
+    """What an optimizer keeps of each entry of a parameter: moments and the like; empty where it has not stepped it.
+
+    Raises:
+        TypeError: A state tensor that is no number and has not its parameter's shape, or is quantised.
+    """
+    shaped = {}
+    for key, value in (optimizer.state.get(parameter, {}) if optimizer is not None else {}).items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.is_floating_point():
+            shaped[key] = value
         elif isinstance(value, Tensor) and value.numel() > 1:
             raise TypeError(
                 f"optimizer: {type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} and type "
-                f"{value.dtype} for {label} {tuple(old.shape)}, which cannot follow; shrink with optimizer=None and "
-                "make a new optimizer, or use one whose states are shaped like the parameters"
+                f"{value.dtype} for {label} {tuple(parameter.shape)}, which cannot follow; pass optimizer=None and "
+                "make a new optimizer afterwards, or use one whose states are shaped like the parameters"
             )
-        state[key] = value
-    return state
+    return shaped
 
 
 def _put(group: dict[str, Any], new_of: dict[nn.Parameter, nn.Parameter | None]) -> None:
