@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from eckart import linalg
 from eckart.adapters import adapt, load, save
-from eckart.adapters.auto import _falling, choose_ranks
+from eckart.adapters.auto import _agreed, _crossed, _falling, choose_ranks
+from eckart.adapters.evidence import evidence_lines
 from eckart.adapters.place import adapters
 from eckart.adapters.targets import chosen
 from families import families
@@ -151,6 +152,27 @@ def test_the_evidence_is_kept_in_the_files(tmp_path: Path) -> None:
     assert {n: a.scale for n, a in adapters(other, "default")} == {n: a.scale for n, a in adapters(model, "default")}
 
 
+def test_the_energies_add_up_to_the_squared_norm_of_the_expected_gradient_and_noise_alone_keeps_little() -> None:
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.zeros(30, 20)
+    signal[range(3), range(3)] = torch.tensor([3.0, 2.0, 1.0])
+    total = noise = of_noise = 0.0
+    for _ in range(100):
+        one, other = (0.3 * torch.randn(30, 20, generator=generator) for _ in range(2))
+        total += float(sum(_crossed(signal + one, signal + other, 20))) / 100
+        noise += float(_agreed(one, other, 20)["energies"].sum())
+        of_noise += float(one.square().sum())
+    assert total == pytest.approx(14, rel=0.05)  # of one half alone it is 14 + 54
+    assert noise < 0.04 * of_noise
+
+
+@pytest.mark.parametrize("odd", [1, None, "x", {"captured_by_uniform": "x"}])
+def test_evidence_that_a_file_does_not_tell_in_numbers_is_not_told(odd: Any) -> None:
+    good = {"rank": 1, "parameters": 8, "energy": 1.0, "captured": 0.5, "captured_by_uniform": 0.5}
+    assert evidence_lines({"a": good})
+    assert evidence_lines({"a": good, "b": odd}) == []
+
+
 def test_the_falling_sequence_is_the_nearest() -> None:
     isotonic = pytest.importorskip("sklearn.isotonic").IsotonicRegression(increasing=False)
     values = torch.randn(40, generator=torch.Generator().manual_seed(3)).tolist()
@@ -159,8 +181,6 @@ def test_the_falling_sequence_is_the_nearest() -> None:
 
 
 def test_the_energies_are_the_decrease_that_a_step_makes_on_the_other_half() -> None:
-    from eckart.adapters.auto import _crossed
-
     generator = torch.Generator().manual_seed(2)
     G, H = (torch.randn(12, 9, generator=generator) for _ in range(2))
     energies = _crossed(G, H, 4)

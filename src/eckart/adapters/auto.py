@@ -16,7 +16,8 @@ two halves, with gradients G and G′ that share the signal and not the noise. W
 
 s_i c_i is the part of the decrease on fresh data that a step along the i-th direction of G makes, without bias. Both
 ways round are averaged, made to fall with i by the nearest falling sequence (isotonic regression: what remains of the
-noise has mean zero and averages out there), cut at 0, and used in the place of σ_i².
+noise has mean zero and averages out there), cut at 0, which leaves noise alone a few hundredths of its energy, and used
+in the place of σ_i².
 
 This speaks of the first step alone; later the gradient turns to what the other matrices have left over. So every
 matrix whose halves agree beyond chance, ⟨G, G′⟩ > 3 ‖G‖ ‖G′‖/√(mn), is given one direction first, as long as that takes

@@ -5,9 +5,11 @@ from typing import Any
 
 from eckart.nn import locate
 
+NUMBERS = ("rank", "parameters", "energy", "captured", "captured_by_uniform")  # of each matrix
+
 
 def evidence_lines(evidence: Mapping[str, Any] | None) -> list[str]:
-    """The lines; none where the ranks were not chosen by gradients.
+    """The lines; none where the ranks were not chosen by gradients, or a file does not tell it in numbers.
 
     Example:
         >>> one = {"rank": 3, "parameters": 24, "energy": 9.0, "agreement": 0.5, "captured": 0.8}
@@ -18,7 +20,7 @@ def evidence_lines(evidence: Mapping[str, Any] | None) -> list[str]:
           kind  ranks   mean  adapted  share of the decrease
           q     0 to 3   1.5   1 of 2  100 %
     """
-    if not evidence or any("captured_by_uniform" not in each for each in evidence.values()):
+    if not evidence or not all(map(_is_row, evidence.values())):
         return []
     rows = list(evidence.values())
     total = sum(each["energy"] for each in rows) or 1.0
@@ -36,6 +38,10 @@ def evidence_lines(evidence: Mapping[str, Any] | None) -> list[str]:
         f"  {'kind':{width}}  ranks   mean  adapted  share of the decrease",
     ]
     return lines + [_line(kind, width, each, total) for kind, each in kinds.items()]
+
+
+def _is_row(each: object) -> bool:
+    return isinstance(each, Mapping) and all(isinstance(each.get(key), int | float) for key in NUMBERS)
 
 
 def _line(kind: str, width: int, rows: Sequence[Mapping[str, Any]], total: float) -> str:
