@@ -26,6 +26,19 @@ def test_dependent_columns_and_a_zero_matrix_have_an_answer(dtype: torch.dtype, 
     assert torch.equal(X[1], torch.zeros_like(singular))
 
 
+@pytest.mark.parametrize("rows", [64, 1024, 16384])
+@pytest.mark.parametrize("r", [4, 8, 64])
+def test_a_gram_matrix_of_dependent_columns_in_float32_is_solved_whatever_its_rounding(
+    rows: int, r: int, generator: torch.Generator
+) -> None:
+    for rank in (1, 2):
+        B = torch.randn(rows, rank, generator=generator) @ torch.randn(rank, r, generator=generator)
+        M = B.mT @ B
+        assert (M @ solve_gram(M, M) - M).norm() < 1e-3 * M.norm()
+        X = solve_sylvester(M, M, M @ M)
+        assert (M @ X + X @ M - M @ M).norm() < 5e-3 * (M @ M).norm()
+
+
 def test_half_precision_comes_back_in_half_precision_and_is_computed_in_float32(generator: torch.Generator) -> None:
     M = gram(4, 9, generator).bfloat16()
     X = solve_gram(M, torch.eye(4, dtype=torch.bfloat16), damping=0.1)
