@@ -157,6 +157,8 @@ def test_an_odd_rank_a_matrix_without_gradient_and_an_eps_of_zero_are_named_and_
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     with pytest.raises(ValueError, match=r"rank: 3 for used is odd.*give 4"):
         adapt(model, "deep-lora-compressed", rank=3, targets="used", batches=batches, loss=loss)
+    with pytest.raises(ValueError, match="leave it out with exclude='0'"):
+        adapt(nn.Sequential(nn.Linear(6, 1)), "deep-lora-compressed", rank=1, targets="0", batches=batches, loss=loss)
     with pytest.warns(UserWarning, match="idle"), pytest.raises(ValueError, match="exclude='idle'"):
         adapt(model, "deep-lora-compressed", rank=2, batches=batches, loss=loss)
     with pytest.raises(ValueError, match="eps"):

@@ -51,6 +51,7 @@ class FactorOptimizer(Optimizer):
         self.damping = damping
         super().__init__(inner.param_groups, dict(inner.defaults))
         self._link()
+        inner.register_load_state_dict_post_hook(lambda _: self._link())  # which gives it other groups and states
         self._adapters = [made for place in places(model).values() for made in place.held.values() if _paired(made)]
         if not self.pairs:
             raise ValueError(

@@ -55,9 +55,10 @@ class CompressedDeep(Adapter):
     ) -> None:
         super().__init__(matrix, rank, scale, settings, dtype, device)
         if rank % 2:
+            other = rank + 1 if rank < min(matrix.shape) else rank - 1
             raise ValueError(
                 f"rank: {rank} for {matrix.name} is odd, and half of it is the number of the gradient's directions; "
-                f"give {rank + 1 if rank < min(matrix.shape) else rank - 1}"
+                + (f"give {other}" if other else f"leave it out with exclude={matrix.name!r}")
             )
         m, n = matrix.shape
         self.left = self.make(m, rank)
