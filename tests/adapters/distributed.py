@@ -4,12 +4,13 @@ python distributed.py MODE RANK RENDEZVOUS          MODE: single, ddp, fsdp (blo
 """
 
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from eckart.adapters import adapt
+from eckart.adapters import adapt, load, save
 from eckart.adapters.adapted import AdaptedLayer
 
 
@@ -30,7 +31,7 @@ def main(mode: str, rank: int, rendezvous: str) -> None:
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(Block(), Block())
     with torch.no_grad():
-        adapt(model, "dora", rank=2)
+        adapt(model, "pissa", rank=2, magnitude=True, modules_to_save="1.o")
     layer: AdaptedLayer = model[0].q  # type: ignore[index,assignment]
     world = 1 if mode == "single" else 2
     if world > 1:
@@ -58,8 +59,29 @@ def main(mode: str, rank: int, rendezvous: str) -> None:
             dist.all_reduce(total)
         print(f"{float(total):.6f}", flush=True)
     print(repr(layer).splitlines()[1].strip(), flush=True)
+    check_saved(model, mode, rank, Path(f"{rendezvous}-saved"), data[0])
     if world > 1:
         dist.destroy_process_group()
+
+
+def check_saved(model: nn.Module, mode: str, rank: int, folder: Path, x: Tensor) -> None:
+    """The files of one process, or of all where the model is sharded, hold the whole adapter."""
+    with torch.no_grad():
+        expected = model(x)
+    sharded = mode.startswith("fsdp")
+    if rank and not sharded:
+        return
+    save(model, folder)
+    torch.manual_seed(0)
+    again = nn.Sequential(Block(), Block())
+    load(folder, again)
+    torch.testing.assert_close(again(x), expected)
+    if sharded:
+        try:
+            save(model, folder)
+        except FileExistsError:
+            return
+        raise AssertionError("a folder that is there was written again")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Adapters in two processes give the losses of one: copied (DDP), and sharded by block and by layer (FSDP2)."""
+"""Adapters in two processes give the losses of one: copied (DDP), and sharded by block and by layer (FSDP2).
+
+What is saved from there is the whole adapter, which the workers check.
+"""
 
 import os
 import subprocess

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import activate, adapt, disabled, load, save
+from eckart.adapters.saved_modules import saved_modules
+from eckart.nn import replace
 from eckart.nn.batches import run_model
 from eckart.nn.files import read_header, read_tensor, save_safetensors
 from families import families
@@ -258,6 +260,64 @@ def test_damaged_files_are_refused_by_name(case: str, folders: dict[str, Path], 
     damage(folder)
     model, _ = families()["llama"]()
     refuse(folder, model, told)
+
+
+def _config(key: str, value: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        file = folder / "adapter_config.json"
+        told = json.loads(file.read_text())
+        told.pop(key)
+        file.write_text(json.dumps(told if value is None else told | {key: value}))
+
+    return damage
+
+
+MALFORMED: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "a vector for a factor": ("lora", _tensors(lambda t: t.update({f"{KEY}.lora_A.weight": torch.ones(3)}))),
+    "a factor without rows": ("lora", _tensors(lambda t: t.update({f"{KEY}.lora_A.weight": torch.ones(0, 24)}))),
+    "a factor of integers": (
+        "lora",
+        _tensors(lambda t: t.update({f"{KEY}.lora_A.weight": torch.ones(2, 24, dtype=torch.int64)})),
+    ),
+    "alpha in words": ("lora", _config("lora_alpha", "sixteen")),
+    "a pattern that is a list": ("lora", _config("alpha_pattern", [1])),
+    "no magnitude": ("dora", _tensors(lambda t: t.pop(f"{KEY}.lora_magnitude_vector"))),
+    "no rank": ("vera", _config("r", None)),
+    "a rank below 0": ("loha", _config("r", -1)),
+    "no alpha": ("lokr", _config("alpha", None)),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_files_of_peft_are_an_error_of_the_folder(case: str, tmp_path: Path) -> None:
+    method, damage = MALFORMED[case]
+    model, _ = families()["llama"]()
+    adapt(model, method, rank=2, targets="q_proj")
+    save(model, tmp_path / "a")
+    for file in (tmp_path / "a").glob("eckart.*"):
+        file.unlink()
+    damage(tmp_path / "a")
+    refuse(tmp_path / "a", families()["llama"]()[0], "^folder: ")
+
+
+def test_a_module_trained_whole_is_taken_by_its_whole_name(tmp_path: Path) -> None:
+    def heads() -> nn.Module:
+        return nn.ModuleDict(
+            {"body": nn.ModuleDict({"head": nn.Linear(3, 3), "q": nn.Linear(3, 3)}), "head": nn.Linear(3, 2)}
+        )
+
+    model = heads()
+    adapt(model, rank=2, targets="q", modules_to_save="head")
+    remove_copy(model, "body.head")
+    save(model, tmp_path / "a")
+    again = heads()
+    load(tmp_path / "a", again, check=False)
+    assert list(saved_modules(again)) == ["head"]
+
+
+def remove_copy(model: nn.Module, name: str) -> None:
+    """As if this module had not been named."""
+    replace(model, name, saved_modules(model)[name].original)
 
 
 def test_a_module_trained_whole_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from eckart.adapters import METHODS, activate, adapt, names
 from eckart.adapters.certifying import certify
 from eckart.adapters.merging import merge
 from eckart.adapters.place import places
+from eckart.adapters.saved_modules import saved_modules
 from eckart.nn.batches import run_model
 from families import families
 
@@ -254,6 +255,17 @@ def test_modules_trained_whole_take_their_places() -> None:
     merge(model)
     assert type(model[4]) is nn.Linear
     torch.testing.assert_close(output(model, batches[0]), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_module_that_two_adapters_trained_whole_is_not_taken_from_one() -> None:
+    model, _ = families()["sequential"]()
+    stirred(model, "a", targets="0", modules_to_save="4")
+    stirred(model, "b", targets="2", modules_to_save="4")
+    with pytest.raises(ValueError, match="names: b trained 4 whole too, and would lose it"):
+        merge(model, "a")
+    with pytest.raises(ValueError, match="a and b each trained 4 whole"):
+        merge(model, ["a", "b"])
+    assert set(saved_modules(model)["4"].copies) == {"a", "b"}
 
 
 def test_bad_requests_are_named() -> None:

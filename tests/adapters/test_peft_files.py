@@ -132,7 +132,8 @@ def test_peft_loads_every_option_with_the_same_logits(case: str, tmp_path: Path)
 
 @pytest.mark.parametrize("method", METHODS)
 def test_all_layers_have_one_scale_for_readers_that_know_no_other(method: str, tmp_path: Path) -> None:
-    model, _ = adapted("llama", method, rank={QUERY: 2, UP: 4}, alpha=8)
+    alpha = {} if METHODS[method].scaling == "none" else {"alpha": 8}
+    model, _ = adapted("llama", method, rank={QUERY: 2, UP: 4}, **alpha)
     save(model, tmp_path / "a")
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     if config["peft_type"] != "LORA":

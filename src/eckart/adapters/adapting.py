@@ -16,6 +16,7 @@ from eckart.adapters.observing import observe_bases
 from eckart.adapters.place import adapters
 from eckart.adapters.placing import check_options, place_all
 from eckart.adapters.ranks import check_automatic, fixed_ranks
+from eckart.adapters.replicas import plain
 from eckart.adapters.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.settings import Settings
 from eckart.adapters.starting import Asked, prepare, start_all, with_prepared
@@ -112,6 +113,7 @@ def adapt(
     Raises:
         ValueError: An unknown method, option, target or rank name (the message gives the closest), a rank above
             min(m, n), a name in use, or a method that needs batches without any. The model is then as it was.
+        RuntimeError: The model is under DDP or FSDP already, which would not train what is new.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -120,6 +122,7 @@ def adapt(
         >>> [key for key, p in model.named_parameters() if p.requires_grad][:2]
         ['0.adapters.default.B', '0.adapters.default.A']
     """
+    model = plain(model, "adapt")
     row = _row(method)
     extra = _options(method, row, options)
     if not 0 <= dropout < 1:

@@ -13,7 +13,7 @@ Cost: O(mnr) and some (m, n) temporaries for each matrix, one at a time.
 Paper: none; no peer reports the error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from eckart.adapters import switching
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.magnitude import row_factor
 from eckart.adapters.place import Place, places
+from eckart.adapters.saved_modules import SavedModule, saved_modules
 from eckart.linalg import stochastic_round
 from eckart.nn import Progress
 
@@ -103,13 +104,13 @@ class Plan(NamedTuple):
         live = {n: {a: p.held[a] for a in chosen if a in p.held} for n, p in held.items()}
         for name, place in held.items():
             _check(place, tuple(live[name]))
+        _check_modules(saved_modules(model), chosen)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         drawn = torch.randint(2**62, (len(held),), generator=generator).tolist()
         seeds = dict(zip(held, drawn if rounding == "stochastic" else [None] * len(held), strict=True))
         plan = Plan(chosen, held, live, dtype, seeds)
-        for name, place in held.items():
-            goal = plan.goal(place)
-            if rounding == "stochastic" and goal != torch.bfloat16:
+        for name, place in held.items() if rounding == "stochastic" else ():
+            if (goal := plan.goal(place)) != torch.bfloat16:
                 raise ValueError(f'rounding: "stochastic" goes to bfloat16, and {name} is to be {goal}; use "nearest"')
         return plan
 
@@ -182,3 +183,12 @@ def _check(place: Place, live: tuple[str, ...]) -> None:
         )
     if place.kind == "embedding" and any(place.held[name].bias is not None for name in live):
         raise ValueError(f"names: the embedding {place.name} has no bias to merge one into; keep its adapter")
+
+
+def _check_modules(saved: Mapping[str, SavedModule], live: tuple[str, ...]) -> None:
+    """A module trained whole is taken from one adapter, and must not be another's that stays."""
+    switching.check_copies(saved, live)
+    for name, module in saved.items():
+        others = [adapter for adapter in module.copies if adapter not in live]
+        if others and len(others) < len(module.copies):
+            raise ValueError(f"names: {', '.join(others)} trained {name} whole too, and would lose it; remove it first")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters.certifying import Certificate, Plan, Rounding
+from eckart.adapters.replicas import plain
 from eckart.adapters.saved_modules import saved_modules
 from eckart.adapters.switching import let_act
 from eckart.nn import Progress, replace
@@ -73,9 +74,10 @@ def merge(
         Merged: a certificate for each matrix, and which keep their adapters.
 
     Raises:
-        ValueError: An unknown name, no active adapter, another adapter on the same matrices, a tied weight, or rounding
-            that takes more than the tolerance (the message names the worst matrices and the remedies). The model is
-            then as it was.
+        ValueError: An unknown name, no active adapter, another adapter on the same matrices or modules, a tied weight,
+            or rounding that takes more than the tolerance (the message names the worst matrices and the remedies). The
+            model is then as it was.
+        RuntimeError: The model is under DDP or FSDP.
 
     Example:
         >>> from eckart.adapters import adapt
@@ -88,6 +90,7 @@ def merge(
           (0): Linear(in_features=8, out_features=8, bias=True)
         )
     """
+    model = plain(model, "merge into")
     plan = Plan.of(model, names, dtype, rounding, generator)
     certificates = plan.certificates(progress)
     kept = _unmergeable(plan, certificates, tolerance)

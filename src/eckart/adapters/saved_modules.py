@@ -5,7 +5,7 @@ Cost: as many parameters as the module has, for each adapter.
 Paper: none; PEFT calls them modules_to_save.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from eckart.adapters.place import Place, outer_modules
 from eckart.nn import Patterns, replace, select
+from eckart.nn.patterns import closest
 
 
 class SavedModule(nn.Module):
@@ -32,6 +33,7 @@ class SavedModule(nn.Module):
     """
 
     original: nn.Module
+    changes_weight = False  # for `nn.matrices`: the module that acts has its own
 
     def __init__(self, name: str, original: nn.Module) -> None:
         super().__init__()
@@ -45,6 +47,11 @@ class SavedModule(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.acting(), name)
+
+    @property
+    def acts_through(self) -> str:
+        """Where, below this module, the one that acts is."""
+        return "original" if self.active is None else f"copies.{self.active}"
 
     def acting(self) -> nn.Module:
         """The copy of the active adapter, or the original."""
@@ -124,9 +131,19 @@ def chosen_modules(model: nn.Module, patterns: Patterns) -> tuple[str, ...]:
     except ValueError as error:
         raise ValueError(str(error).replace("targets:", "modules_to_save:", 1)) from None
     names = tuple(name for name in matched if not any(name.startswith(f"{other}.") for other in matched))
-    for name in names:
-        _check(model, name, modules)
+    check_modules(model, names)
     return names
+
+
+def check_modules(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse modules that an adapter cannot train whole, as `chosen_modules` says."""
+    modules = dict(modules_before(model))
+    for name in names:
+        if name not in modules:
+            raise ValueError(
+                f"modules_to_save: the model has no {name!r}; closest: {closest(name, modules, whole=True)}"
+            )
+        _check(model, name, modules)
 
 
 def add_copies(model: nn.Module, names: tuple[str, ...], adapter: str) -> None:

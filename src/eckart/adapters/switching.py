@@ -15,6 +15,7 @@ from torch import nn
 from eckart.adapters.adapted import AdaptedLayer
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.place import Place, places
+from eckart.adapters.replicas import plain
 from eckart.adapters.saved_modules import SavedModule, saved_modules
 from eckart.nn import replace
 from eckart.nn.patterns import closest
@@ -55,7 +56,7 @@ def activate(model: nn.Module, *adapters: str) -> None:
     wanted = {place: tuple([name for name in chosen if name in place.held]) for place in held.values()}
     for place, active in wanted.items():
         check_magnitudes(place, active)
-    _check_copies(saved, chosen)
+    check_copies(saved, chosen)
     for module in saved.values():
         module.activate(chosen)
     for place, active in wanted.items():
@@ -106,6 +107,7 @@ def remove(model: nn.Module, name: str) -> None:
 
     Raises:
         ValueError: The model has no adapter of that name (the message gives the closest).
+        RuntimeError: The model is under DDP or FSDP.
 
     Example:
         >>> from eckart.adapters import adapt
@@ -115,6 +117,7 @@ def remove(model: nn.Module, name: str) -> None:
         >>> model[0]
         Linear(in_features=4, out_features=4, bias=True)
     """
+    model = plain(model, "remove an adapter from")
     require_known((name,), names(model), "name")
     for place in places(model, name).values():
         take_off(model, place, name)
@@ -218,7 +221,7 @@ def check_magnitudes(place: Place, active: tuple[str, ...]) -> None:
         )
 
 
-def _check_copies(saved: Mapping[str, SavedModule], adapters: tuple[str, ...]) -> None:
+def check_copies(saved: Mapping[str, SavedModule], adapters: tuple[str, ...]) -> None:
     for name, module in saved.items():
         holders = [adapter for adapter in adapters if adapter in module.copies]
         if len(holders) > 1:

@@ -32,7 +32,7 @@ def identity(model: nn.Module, found: Mapping[str, Matrix]) -> dict[str, Any]:
         found: The adapted matrices by name.
     """
     return {
-        "class": type(model).__name__,
+        "class": _class(model),
         "name": base_name(model),
         "matrices": {name: [*stack_of(matrix), *matrix.shape] for name, matrix in found.items()},
         "fingerprint": {name: _fingerprint(model, found[name]) for name in _few(list(found))},
@@ -48,8 +48,8 @@ def differences(model: nn.Module, found: Mapping[str, Matrix], known: Mapping[st
         known: What `identity` gave when the adapter was saved.
     """
     said = []
-    if known.get("class", type(model).__name__) != type(model).__name__:
-        said.append(f"it is a {type(model).__name__}, and the adapter was made for a {known['class']}")
+    if known.get("class", _class(model)) != _class(model):
+        said.append(f"it is a {_class(model)}, and the adapter was made for a {known['class']}")
     for name, shape in known.get("matrices", {}).items():
         if name not in found:
             said.append(f"it has no matrix {name} (closest: {closest(name, found, whole=True)})")
@@ -79,6 +79,11 @@ def frozen_weight(model: nn.Module, matrix: Matrix) -> Tensor:  # (m, n), or (st
     """The base's weight, whatever adapters sit on it."""
     place = places(model).get(matrix.name)
     return place.weight_matrix() if place is not None else matrix.weight().detach()
+
+
+def _class(model: nn.Module) -> str:
+    """The name of the model's own class: FSDP2 gives a sharded module one that it makes."""
+    return next(kind for kind in type(model).__mro__ if not kind.__module__.startswith("torch.distributed.")).__name__
 
 
 def _few(names: list[str]) -> list[str]:

@@ -5,7 +5,8 @@ Paper: none.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from eckart.adapters.files.peft_reading import from_peft_alone
 from eckart.adapters.files.stored import OWN_CONFIG, Entry, Stored
 from eckart.adapters.methods import METHODS
 from eckart.adapters.placing import place_all
-from eckart.adapters.saved_modules import add_copies, chosen_modules, saved_modules
+from eckart.adapters.replicas import plain
+from eckart.adapters.saved_modules import add_copies, check_modules, saved_modules
 from eckart.adapters.switching import activate, check_name
 from eckart.adapters.targets import matrices_by_name
 from eckart.nn import Matrix
@@ -50,6 +52,7 @@ def load(folder: str | os.PathLike[str], into: nn.Module, name: str | None = Non
         FileNotFoundError: There is no adapter in the folder.
         ValueError: The model is another base, the files are damaged or of an unknown kind, tensors are missing, unknown
             or of other shapes (all are named), or the name is in use. The model is then as it was.
+        RuntimeError: The model is under DDP or FSDP already.
 
     Example:
         >>> import tempfile
@@ -61,19 +64,14 @@ def load(folder: str | os.PathLike[str], into: nn.Module, name: str | None = Non
         >>> print(load(saved.folder, into=fresh))
         lora "default" on 2 matrices of rank 2: 32 parameters train, 45.71 % of 70
     """
-    folder = Path(folder)
+    folder, into = Path(folder), plain(into, "load onto")
     found = matrices_by_name(into)
     files = read_adapter(folder) if (folder / CONFIG).is_file() or not (folder / OWN_CONFIG).is_file() else None
-    if (folder / OWN_CONFIG).is_file():
-        told = read_told(folder)
-        _check_base(folder, into, found, told["settings"]["base"], check)
-        stored = read_own(folder, told, files, found)
-    else:
-        assert files is not None
-        stored = from_peft_alone(files, into, found, check)
+    with _damage_named(folder):
+        stored = _stored(folder, files, into, found, check)
+        made = _made(stored, found, files)
     name = stored.name if name is None else name
     check_name(into, name)
-    made = _made(stored, found, files)
     copies = _copies(stored, into)
     place_all(into, [found[key] for key in made], made, name)
     add_copies(into, tuple(copies), name)
@@ -82,6 +80,30 @@ def load(folder: str | os.PathLike[str], into: nn.Module, name: str | None = Non
     into.requires_grad_(False)
     activate(into, name)
     return summary(into, name)
+
+
+def _stored(
+    folder: Path, files: AdapterFiles | None, model: nn.Module, found: Mapping[str, Matrix], check: bool
+) -> Stored:
+    """What the folder holds, by eckart's files where they are there."""
+    if not (folder / OWN_CONFIG).is_file():
+        assert files is not None
+        return from_peft_alone(files, model, found, check)
+    told = read_told(folder)
+    _check_base(folder, model, found, told["settings"]["base"], check)
+    return read_own(folder, told, files, found)
+
+
+@contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    """Files come from anywhere: what their words or tensors break in reading them is said to be their damage."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(
+            f"folder: the adapter in {folder} cannot be read, its config or tensors are malformed ({error!r}); "
+            "download it or save it again"
+        ) from error
 
 
 def _check_base(
@@ -128,7 +150,9 @@ def _fill(name: str, adapter: Adapter, entry: Entry, device: torch.device) -> li
     wanted |= {key: entry.state[key].shape for key in ("frozen_B", "frozen_A") if key in entry.state}
     wrong = [f"{name} lacks {key} {tuple(shape)}" for key, shape in wanted.items() if key not in entry.state]
     for key, tensor in entry.state.items():
-        if key not in wanted:
+        if not tensor.is_floating_point():
+            wrong.append(f"{key} of {name} is of {tensor.dtype}, no floating-point type")
+        elif key not in wanted:
             wrong.append(f"{name} has an unknown {key} {tuple(tensor.shape)}")
         elif tensor.shape != wanted[key]:
             wrong.append(f"{key} of {name} is {tuple(tensor.shape)}, not {tuple(wanted[key])}")
@@ -151,8 +175,9 @@ def _frozen_apart(name: str, adapter: Adapter) -> list[str]:
 
 def _copies(stored: Stored, model: nn.Module) -> dict[str, nn.Module]:
     """Copies of the modules trained whole, filled; nothing is placed yet."""
+    check_modules(model, stored.modules)
     copies = {}
-    for name in chosen_modules(model, tuple(stored.modules)):
+    for name in stored.modules:
         held = saved_modules(model).get(name)
         copy = deepcopy(held.original if held is not None else model.get_submodule(name)).requires_grad_(False)
         copies[name] = _filled(name, copy, stored.modules[name])

@@ -5,7 +5,7 @@
     embedding          lora_embedding_A (r, words) = Bᵀ, lora_embedding_B (width, r) = Aᵀ
     beside them        lora_magnitude_vector (m,), lora_B.bias (m,) = b′/s
 
-Every thin adapter is a sum Σ s_t B_t A_t, which is one pair: B = [s₁B₁/s, …], A = [A₁; …]. A start that is taken out
+Every thin adapter is a sum s Σ B_t A_t, which is one pair: B = [B₁, …], A = [A₁; …]. A start that is taken out
 (PiSSA and its kin) so doubles the rank, and the base stays the one that people have. s is one number for all layers,
 since some readers (vLLM) know no other; PEFT computes it as α/r of each layer, so its patterns follow the ranks.
 A grouped convolution's factors become blocks. What is no thin product is cut by its SVD at its numerical rank.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from eckart.adapters.files.peft_config import number, pattern
-from eckart.adapters.files.stored import Held
+from eckart.adapters.files.stored import Held, whole
 from eckart.adapters.settings import Settings
 from eckart.linalg import truncated_svd
 
@@ -84,11 +84,10 @@ def _pair(held: Held) -> tuple[Tensor, Tensor, float]:
     terms = held.adapter.terms()
     if terms is None:
         return _cut(held.adapter.delta().detach())
-    scale = terms[0].scale
     if len(terms) == 1:
-        return terms[0].B.detach(), terms[0].A.detach(), scale
-    B = torch.cat([term.B * (term.scale / scale) for term in terms], dim=-1)
-    return B.detach(), torch.cat([term.A for term in terms], dim=-2).detach(), scale
+        return terms[0].B.detach(), terms[0].A.detach(), terms[0].scale
+    B, A = torch.cat([term.B for term in terms], dim=-1), torch.cat([term.A for term in terms], dim=-2)
+    return B.detach(), A.detach(), terms[0].scale
 
 
 def _cut(delta: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -132,7 +131,7 @@ def _beside(held: Held, scale: float, with_magnitude: bool, with_bias: bool) -> 
     if with_bias and adapter.bias is not None:
         bias = adapter.bias.detach()
         if with_magnitude:
-            tensors["base_layer.bias"] = place.base.bias.detach() + bias
+            tensors["base_layer.bias"] = whole(place.base.bias.detach()) + bias
         else:
             tensors["lora_B.bias"] = bias / scale
     return tensors

@@ -48,6 +48,8 @@ def read(
     entries = {}
     for name, tensors in layers.items():
         state = _state(name, tensors, found[name])
+        if config.get("use_dora") and "magnitude" not in state:
+            raise ValueError(f"folder: lora_magnitude_vector of {name} is missing; save the adapter again")
         rank = state["A"].shape[-2]
         files_rank = rank * found[name].stack
         alpha = by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))

@@ -1,9 +1,10 @@
 """An adapter as it lies in files, between the model and the formats: settings, and the tensors of each matrix."""
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.settings import Settings
@@ -53,10 +54,25 @@ class Stored:
 
 
 def state_of(adapter: Adapter) -> dict[str, Tensor]:
-    """The tensors that make an adapter, whole: its parameters and whatever it keeps frozen."""
-    return {key: whole(tensor.detach()) for key, tensor in adapter.state_dict().items()}
+    """The tensors that make an adapter: its parameters and whatever it keeps frozen."""
+    return {key: tensor.detach() for key, tensor in adapter.state_dict().items()}
+
+
+def gathered(adapter: Adapter) -> Adapter:
+    """An adapter whose parameters are whole, where some are sharded (all processes must ask): else itself."""
+    if not any(map(is_sharded, adapter._parameters.values())):
+        return adapter
+    made = copy(adapter)
+    held = adapter._parameters.items()
+    made._parameters = {key: p if p is None else nn.Parameter(whole(p.detach()), p.requires_grad) for key, p in held}
+    return made
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    """A sharded tensor gathered; all processes must ask."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def is_sharded(tensor: Tensor | None) -> bool:
+    """Whether this process holds a part of the tensor, as under FSDP."""
+    return hasattr(tensor, "full_tensor")
