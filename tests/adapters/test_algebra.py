@@ -239,3 +239,19 @@ def test_peft_loads_pairs_of_several_ranks_and_gives_the_same_logits(tmp_path: P
     activate(plain, "default")
     ids = batches[0]["input_ids"]
     torch.testing.assert_close(theirs(ids).logits, plain(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (nn.MultiheadAttention(8, 2), "in_proj_weight is a parameter that no layer of its own applies"),
+        (nn.Sequential(nn.Conv1d(3, 4, 3, dilation=2)), "0 is a convolution with dilation"),
+    ],
+)
+def test_pairs_on_which_peft_would_not_act_the_same_are_not_written(
+    model: nn.Module, told: str, tmp_path: Path
+) -> None:
+    adapt(model, rank=2)
+    with pytest.raises(ValueError, match=f"not for PEFT: {told}"):
+        write_pairs(tmp_path / "a", pairs(model), model)
+    assert not (tmp_path / "a").exists()

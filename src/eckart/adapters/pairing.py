@@ -10,13 +10,14 @@ Paper: none.
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eckart.adapters.adapting import Adaptation, adapt
-from eckart.adapters.files.peft_config import common, number, pattern
+from eckart.adapters.algebra import Pairs
+from eckart.adapters.files import lora
+from eckart.adapters.files.peft_config import common
 from eckart.adapters.place import Place, adapters, places
 from eckart.adapters.saved_modules import saved_modules
 from eckart.adapters.switching import check_name, names, require_known
@@ -25,8 +26,6 @@ from eckart.linalg import product_truncate
 from eckart.nn import Matrix
 from eckart.nn.files import LoraPair, write_adapter
 from eckart.nn.patterns import closest
-
-Pairs = Mapping[str, LoraPair]
 
 
 def pairs(model: nn.Module, name: str = "default") -> dict[str, LoraPair]:
@@ -118,7 +117,8 @@ def write_pairs(
 
     Raises:
         FileExistsError: `folder` exists and `force` is false.
-        ValueError: No pairs; a name that the model has not, or a shape that does not fit.
+        ValueError: No pairs; a name that the model has not, a shape that does not fit, or a matrix on which PEFT's
+            adapter would not do the same (a bare parameter, a convolution with dilation).
 
     Example:
         >>> import tempfile
@@ -134,17 +134,12 @@ def write_pairs(
     for name, pair in changes.items():
         if model is not None:
             _check_fit(name, pair, known)
+            _check_peft(name, known[name])
     scales = {pair.scale for pair in changes.values()}
     scale = scales.pop() if len(scales) == 1 else 1.0
     ranks = {name: pair.A.shape[0] for name, pair in changes.items()}
-    r = max(ranks.values())
-    config: dict[str, Any] = {
+    config = lora.ranked(ranks, scale) | {
         "peft_type": "LORA",
-        "r": r,
-        "lora_alpha": number(scale * r),
-        "rank_pattern": pattern(ranks, r),
-        "alpha_pattern": pattern({name: number(scale * rank) for name, rank in ranks.items()}, number(scale * r)),
-        "bias": "none",
         "fan_in_fan_out": any(known[name].kind == "conv1d" for name in changes) if known else False,
         "target_modules": list(changes),
         "inference_mode": True,
@@ -152,7 +147,9 @@ def write_pairs(
     config |= common(model, list(changes), ()) if model is not None else {}
     tensors: dict[str, Tensor] = {}
     for name, (B, A, own) in changes.items():
-        tensors |= _stored(name, known.get(name), B if own == scale else B * (own / scale), A)
+        kind, layer = (known[name].kind, known[name].module) if known else ("linear", None)
+        stored = lora.factors(kind, layer, 1, B if own == scale else B * (own / scale), A)
+        tensors |= {f"{name}.{suffix}": tensor.contiguous() for suffix, tensor in stored.items()}
     write_adapter(folder, config, tensors, force=force)
 
 
@@ -199,13 +196,9 @@ def _fitting(name: str, pair: LoraPair, known: Mapping[str, Matrix]) -> LoraPair
     return LoraPair(*product_truncate(pair.B, pair.A, rank=largest), pair.scale)
 
 
-def _stored(name: str, matrix: Matrix | None, B: Tensor, A: Tensor) -> dict[str, Tensor]:
-    """One pair as PEFT stores it."""
-    kind = matrix.kind if matrix is not None else "linear"
-    if kind == "embedding":
-        return {f"{name}.lora_embedding_A": B.T.contiguous(), f"{name}.lora_embedding_B": A.T.contiguous()}
-    if matrix is not None and kind == "conv":
-        layer: Any = matrix.module
-        size = layer.weight.shape[1:]
-        A, B = A.reshape(-1, *size), B.reshape(*B.shape, *(1,) * (len(size) - 1))
-    return {f"{name}.lora_A.weight": A.contiguous(), f"{name}.lora_B.weight": B.contiguous()}
+def _check_peft(name: str, matrix: Matrix) -> None:
+    why = lora.unfit(name, matrix.kind, matrix.module)
+    if matrix.parameter != "weight":
+        why = f"{name} is a parameter that no layer of its own applies"
+    if why is not None:
+        raise ValueError(f"changes: not for PEFT: {why}; leave it out, or attach the pairs and `save` the adapter")

@@ -29,16 +29,36 @@ def refusal(name: str, held: Held) -> str | None:
     """Why PEFT's LORA cannot hold an adapter; None where it can."""
     place, adapter = held
     layer = place.base
+    if said := unfit(name, place.kind, layer):
+        return said
     if place.kind == "embedding" and (adapter.magnitude is not None or adapter.bias is not None):
         return f"{name} is an embedding with a magnitude or a bias of its rows"
-    if place.kind == "conv":
-        if tuple(layer.dilation) != (1,) * len(layer.dilation) or layer.padding_mode != "zeros":
-            return f"{name} is a convolution with dilation or padding_mode, which PEFT leaves out of lora_A"
-        if place.stack > 1 and adapter.magnitude is not None:
-            return f"{name} is a grouped convolution with a magnitude"
+    if place.kind == "conv" and place.stack > 1 and adapter.magnitude is not None:
+        return f"{name} is a grouped convolution with a magnitude"
     if adapter.magnitude is not None and adapter.bias is not None and layer.bias is None:
         return f"{name} has a magnitude and a bias, and its layer has no bias to carry that"
     return None
+
+
+def unfit(name: str, kind: str, layer: Any) -> str | None:
+    """Why a pair for this layer would not act in PEFT as it does here; None where it would."""
+    if kind == "conv" and (set(layer.dilation) != {1} or layer.padding_mode != "zeros"):
+        return f"{name} is a convolution with dilation or padding_mode, which PEFT leaves out of lora_A"
+    return None
+
+
+def ranked(ranks: Mapping[str, int], scale: float) -> dict[str, Any]:
+    """The config of pairs of these ranks with one scale."""
+    r = max(ranks.values())
+    alphas = {name: number(scale * rank) for name, rank in ranks.items()}
+    return {
+        "r": r,
+        "lora_alpha": number(scale * r),
+        "rank_pattern": pattern(ranks, r),
+        "alpha_pattern": pattern(alphas, number(scale * r)),
+        "bias": "none",
+        "init_lora_weights": True,
+    }
 
 
 def write(held: Mapping[str, Held], settings: Settings) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -56,24 +76,21 @@ def write(held: Mapping[str, Held], settings: Settings) -> tuple[dict[str, Any],
     stabilized = stabilized and settings.alpha / math.sqrt(r) == scale  # type: ignore[operator]
     with_magnitude = any(each.adapter.magnitude is not None for each in held.values())
     with_bias = any(each.adapter.bias is not None for each in held.values())
-    alphas = {} if stabilized else {name: number(scale * rank) for name, rank in ranks.items()}
-    config = {
-        "r": r,
-        "lora_alpha": number(settings.alpha if stabilized else scale * r),  # type: ignore[arg-type]
-        "rank_pattern": pattern(ranks, r),
-        "alpha_pattern": pattern(alphas, number(scale * r)),
+    config = ranked(ranks, scale) | {
         "lora_dropout": settings.dropout,
         "use_rslora": bool(stabilized),
         "use_dora": with_magnitude,
         "lora_bias": with_bias and not with_magnitude,
         "bias": "lora_only" if with_bias and with_magnitude else "none",
         "fan_in_fan_out": any(each.place.kind == "conv1d" for each in held.values()),
-        "init_lora_weights": True,
     }
+    if stabilized:
+        config |= {"lora_alpha": number(settings.alpha), "alpha_pattern": {}}  # type: ignore[arg-type]
     tensors: dict[str, Tensor] = {}
     for name, each in held.items():
         B, A, own = pairs[name]
-        layer_tensors = _factors(each, B if own == scale else B * (own / scale), A)
+        place = each.place
+        layer_tensors = factors(place.kind, place.base, place.stack, B if own == scale else B * (own / scale), A)
         layer_tensors |= _beside(each, scale, with_magnitude, with_bias)
         tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in layer_tensors.items()}
     return config, tensors
@@ -100,19 +117,19 @@ def _cut(delta: Tensor) -> tuple[Tensor, Tensor, float]:
     return B.to(delta.dtype), A.to(delta.dtype), 1.0
 
 
-def _factors(held: Held, B: Tensor, A: Tensor) -> dict[str, Tensor]:
-    place = held.place
-    if place.kind == "embedding":
+def factors(kind: str, layer: Any, stack: int, B: Tensor, A: Tensor) -> dict[str, Tensor]:
+    """A pair as PEFT keeps that of such a layer."""
+    if kind == "embedding":
         return {"lora_embedding_A": B.mT, "lora_embedding_B": A.mT}
-    if place.kind != "conv":
+    if kind != "conv":
         return {"lora_A.weight": A, "lora_B.weight": B}
-    weight = place.base.weight
+    weight = layer.weight
     kernel = weight.shape[2:]
     A = A.reshape(-1, *weight.shape[1:])  # (stack · r, channels of one group, k …)
-    if place.stack > 1:
-        r, channels = A.shape[0] // place.stack, weight.shape[1]
-        wide = A.new_zeros(A.shape[0], place.stack * channels, *kernel)
-        for group in range(place.stack):
+    if stack > 1:
+        r, channels = A.shape[0] // stack, weight.shape[1]
+        wide = A.new_zeros(A.shape[0], stack * channels, *kernel)
+        for group in range(stack):
             rows = slice(group * r, (group + 1) * r)
             wide[rows, group * channels : (group + 1) * channels] = A[rows]
         A = wide
