@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from eckart.adapters import adapt, load, merge, names, remove, save
+from eckart.adapters import adapt, load, merge, names, pairs, remove, save
 
 
 def net() -> nn.Sequential:
@@ -69,3 +69,17 @@ def test_a_model_that_another_holds_is_to_be_saved_itself(tmp_path: Path) -> Non
     adapt(model, rank=2)
     with pytest.raises(ValueError, match=r"model: 0 was adapted under that name .* give that model"):
         save(nn.Sequential(model), tmp_path / "a")
+
+
+def test_the_pairs_of_a_sharded_model_are_whole(group: None) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = net()
+    adapt(model, "pissa", rank=2)
+    expected = pairs(model)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    for name, pair in pairs(model).items():
+        assert type(pair.B) is torch.Tensor
+        assert torch.equal(pair.B, expected[name].B)
+        assert torch.equal(pair.A, expected[name].A)

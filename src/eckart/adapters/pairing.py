@@ -18,6 +18,7 @@ from eckart.adapters.adapting import Adaptation, adapt
 from eckart.adapters.algebra import Pairs
 from eckart.adapters.files import lora
 from eckart.adapters.files.peft_config import common
+from eckart.adapters.files.stored import gathered
 from eckart.adapters.place import Place, adapters, places
 from eckart.adapters.saved_modules import saved_modules
 from eckart.adapters.switching import check_name, names, require_known
@@ -155,7 +156,7 @@ def write_pairs(
 
 def _terms(name: str, place: Place) -> list[LoraPair]:
     """The thin products of one adapter, or the reason why it is none."""
-    adapter = place.held[name]
+    adapter = gathered(place.held[name])
     terms = adapter.terms() if place.stack == 1 else None
     if terms is not None and adapter.magnitude is None:
         return terms

@@ -113,7 +113,7 @@ def read_own(folder: Path, told: dict[str, Any], files: AdapterFiles | None, fou
     back = {} if files is None else given_back(files, found, told["modules"])
     try:
         entries = {
-            name: Entry(layer["rank"], layer["scale"], _state(name, layer["parts"], kept, back), tuple(layer["parts"]))
+            name: Entry(layer["rank"], layer["scale"], _state(name, layer["parts"], kept, back))
             for name, layer in told["adapters"].items()
         }
         modules = {name: _state(name, keys, kept, back) for name, keys in told["modules"].items()}

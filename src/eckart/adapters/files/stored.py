@@ -27,13 +27,11 @@ class Entry:
         rank: r.
         scale: s.
         state: The shape's parameters and buffers by name, with `magnitude` and `bias` where they train.
-        parts: What the state has to hold in the end; None where the format does not say.
     """
 
     rank: int
     scale: float
     state: dict[str, Tensor]
-    parts: tuple[str, ...] | None = None
 
 
 @dataclass
