@@ -112,9 +112,33 @@ def test_an_interrupted_run_goes_on_with_the_same_command_and_gives_the_same_los
     assert run("adapt", folder, *options, "--out", tmp_path / "cut", "--resume")[0] == 0
     cut = json.loads((tmp_path / "cut" / "report.json").read_text())
     assert (cut["losses"], cut["before"], cut["after"]) == (whole["losses"], whole["before"], whole["after"])
-    code, _, err = run("adapt", folder, *options, "--out", tmp_path / "cut", "--resume", "--seed", 5)
-    assert code == 2
-    assert "seed: the run in" in err
+
+
+def test_a_run_is_not_resumed_with_other_settings_and_the_difference_is_named(folder, rows, tmp_path, run):
+    options = ("--data", rows, "--rank", 2, "--steps", 2, "--out", tmp_path / "o", *USUAL)
+    assert run("adapt", folder, *options)[0] == 0
+    for key, value in {
+        "seed": 5,
+        "method": "dora",
+        "rank": 3,
+        "dropout": 0.5,
+        "targets": "q_proj",
+        "dtype": "bf16",
+    }.items():
+        code, _, err = run("adapt", folder, *options, "--resume", f"--{key}", value)
+        assert code == 2, key
+        assert f"{key}: the run in" in err
+    assert run("adapt", folder, *options, "--resume")[0] == 0
+
+
+def test_a_base_in_bf16_learns_through_an_adapter_in_float32(folder, rows, tmp_path, run):
+    options = ("--rank", 2, "--steps", 12, "--dtype", "bf16", "--json")
+    code, printed, _ = run("adapt", folder, "--data", rows, "--out", tmp_path / "o", *options, *USUAL)
+    assert code == 0
+    report = json.loads(printed)
+    assert report["after"] < report["before"]
+    assert {pair.B.dtype for pair in lora_pairs(tmp_path / "o" / "adapter").values()} == {torch.float32}
+    assert run("adapt", folder, "--data", rows, "--out", tmp_path / "o", *options, *USUAL, "--resume")[0] == 0
 
 
 def test_a_chat_learns_the_assistant_s_turns(folder, tmp_path, run):

@@ -136,7 +136,7 @@ def test_a_checkpoint_is_loaded_by_eckart_and_by_peft(tmp_path):
 
 
 def test_the_best_adapter_is_put_back_at_the_end(tmp_path):
-    trainer = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, learning_rate=0.3)
+    trainer = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, learning_rate=5.0)
     trainer.train()
     losses = {e["step"]: e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e}
     best = min(losses, key=losses.get)
@@ -157,7 +157,7 @@ def test_saving_by_hand_leaves_other_files_of_the_folder_and_the_model_s_own_met
 def test_resuming_with_another_adapter_is_refused(tmp_path):
     _trainer(tmp_path, max_steps=2).train()
     for method in ("dora", "rslora", "lora-fa"):
-        with pytest.raises(ValueError, match=f"is lora with scale 2 and the model's {method}"):
+        with pytest.raises(ValueError, match=f"method='lora', the model's with '{method}'"):
             _trainer(tmp_path, method).train(resume_from_checkpoint=True)
 
 

@@ -46,6 +46,12 @@ def adapt(
     save_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints and evaluations. Default: a fifth of the run.", min=1)
     ] = None,
+    final_rank: Annotated[
+        float | None, typer.Option(help="For adalora: average rank at the end. Default: two thirds of the first.")
+    ] = None,
+    restart_every: Annotated[
+        int | None, typer.Option(help="For relora: steps between restarts. Default: a quarter of the run.", min=1)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
@@ -64,7 +70,10 @@ def adapt(
     from eckart.lm.rows import read_rows
     from eckart.lm.run_folder import RunFolder, first_process
 
-    chosen = _chosen(rank, budget, ranks)
+    options: dict[str, Any] = _chosen(rank, budget, ranks) | {
+        "alpha": alpha, "targets": listed(targets), "exclude": listed(exclude), "dropout": dropout,
+    }  # fmt: skip
+    record = options | {"method": method, "dtype": dtype}
     if first_process():
         RunFolder(out).require_writable(resume=resume, force=force)
     rows = read_rows(data)
@@ -77,13 +86,12 @@ def adapt(
         if not resume:
             from eckart.adapters import adapt
 
-            options: dict[str, Any] = {"alpha": alpha, "targets": listed(targets), "exclude": listed(exclude)}
             looked_at = made.batches(LOOKED_AT, packed=pack)
-            adapt(loaded.model, method, **chosen, **options, dropout=dropout, batches=looked_at, progress=progress)
+            adapt(loaded.model, method, **options, batches=looked_at, progress=progress)
         done = finetune(
             loaded.model, loaded.tokenizer, made, out=out, steps=steps, epochs=epochs, lr=lr, batch=batch,
-            accumulate=accumulate, packed=pack, seed=seed, save_every=save_every, resume=resume, force=force,
-            progress=progress,
+            accumulate=accumulate, packed=pack, seed=seed, save_every=save_every, final_rank=final_rank,
+            restart_every=restart_every, resume=resume, force=force, record=record, progress=progress,
         )  # fmt: skip
     if not first_process():
         return

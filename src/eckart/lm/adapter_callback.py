@@ -69,7 +69,7 @@ class AdapterCallback(TrainerCallback):
                 DeepSpeed), whose checkpoints are those of the whole model.
         """
         model: Any = trainer.model
-        self.name = _acting(model, self.name)
+        self.name = acting(model, self.name)
         _check(trainer)
         hooked: Any = trainer
         save, load = trainer._save, trainer._load_from_checkpoint
@@ -132,13 +132,16 @@ def _writes_adapter(model: Any, name: str | None) -> Iterator[None]:
         del model.save_pretrained
 
 
-def _acting(model: Any, name: str | None) -> str:
+def acting(model: Any, name: str | None) -> str:
+    """The name of the adapter to train: the one given, or the only one that acts."""
     known = names(model)
     if name is None:
         acting = list(dict.fromkeys(each for place in places(model).values() for each in place.active))
         if len(acting) != 1:
             said = f"{', '.join(acting)} act" if acting else "no adapter acts"
-            raise ValueError(f"trainer: {said} on its model; call eckart.adapt first, or say AdapterCallback(name)")
+            raise ValueError(
+                f"model: {said} on it; call eckart.adapt or eckart.activate first, or say AdapterCallback(name)"
+            )
         return acting[0]
     if name not in known:
         raise ValueError(f"name: the model has no adapter {name!r}; it has {', '.join(known) or 'none'}")

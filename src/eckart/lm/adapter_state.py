@@ -7,6 +7,7 @@ it was, since sums in another order differ in their last bits.
 Paper: none.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from eckart.nn.files import read_adapter, read_json, write_json
 from eckart.nn.files.adapter import CONFIG
 
 GROUPS = "adapter_groups.json"
+SAME = ("method", "alpha", "scaling", "dropout", "trains", "options")  # of the settings; ranks and targets by tensors
 
 
 def write_groups(model: nn.Module, name: str, folder: str | os.PathLike[str]) -> None:
@@ -85,10 +87,17 @@ def _pairs(model: nn.Module, name: str, stored: Stored, folder: Path) -> Iterato
         )
     for owner, entry in stored.entries.items():
         now: Any = parts[owner]
-        if (now.settings.method, now.scale) != (stored.settings.method, entry.scale):
+        then, here = stored.settings.to_json(), now.settings.to_json()
+        for key in SAME:
+            if json.dumps(then[key]) != json.dumps(here[key]):
+                raise ValueError(
+                    f"folder: the adapter in {folder} was made with {key}={then[key]!r}, the model's with "
+                    f"{here[key]!r}; adapt the model as it was when that was saved"
+                )
+        if now.scale != entry.scale:
             raise ValueError(
-                f"folder: the adapter in {folder} is {stored.settings.method} with scale {entry.scale:g} and the "
-                f"model's {now.settings.method} with scale {now.scale:g}; adapt the model as it was when that was saved"
+                f"folder: the adapter in {folder} has scale {entry.scale:g} for {owner}, the model's {now.scale:g}; "
+                "adapt the model as it was when that was saved"
             )
     for owner, state in states.items():
         lacking = sorted(set(parts[owner].state_dict()) - set(state))

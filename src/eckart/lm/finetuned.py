@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eckart.adapters import Adaptation
 from eckart.adapters.adapter import Adapter
+from eckart.adapters.algebra import factors
 from eckart.adapters.place import Place, places
 from eckart.linalg import effective_rank, energy_rank, product_sum, product_svd, singular_values
 
@@ -140,5 +141,4 @@ def _values(adapter: Adapter) -> Tensor:  # (..., k)
     terms = adapter.terms()
     if terms is None:
         return singular_values(adapter.delta().float()).cpu()
-    B, A = product_sum([(B.float(), A.float()) for B, A, _ in terms], [scale for _, _, scale in terms])
-    return product_svd(B, A)[1].cpu()
+    return product_svd(*product_sum([factors(term) for term in terms]))[1].cpu()

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -13,15 +13,15 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.adapters as adapters
 from eckart.adapters.adapting import summary
-from eckart.lm.adapter_callback import AdapterCallback
+from eckart.lm.adapter_callback import AdapterCallback, acting
 from eckart.lm.data import TrainingData, training_data
 from eckart.lm.finetuned import Finetuned, spectra
 from eckart.lm.packing import Example, keeps_apart
-from eckart.lm.run_folder import RunFolder, first_process
+from eckart.lm.plan import Plan
+from eckart.lm.run_folder import RunFolder, first_process, processes
 from eckart.lm.training import (
     AdapterTrainer,
     Loss,
-    Plan,
     adapter_trainer,
     peak_memory,
     same_use_cache,
@@ -47,14 +47,18 @@ def finetune(
     packed: bool = True,
     seed: int = 0,
     save_every: int | None = None,
+    final_rank: float | None = None,
+    restart_every: int | None = None,
     resume: bool = False,
     force: bool = False,
+    record: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Finetuned:
     """Train a language model's adapters, and write them, checkpoints and a report to a folder.
 
     AdamW with a cosine schedule after a warm-up of 5 % of the steps, gradients clipped at norm 1. The base weights do
-    not move. The data are read and checked before anything is trained.
+    not move. The data are read and checked before anything is trained. The method's rule of ranks is followed: AdaLoRA
+    prunes triplets (and frees them at the end, where one process trains), ReLoRA restarts.
 
     Args:
         model: A causal language model that `eckart.adapt` has adapted; with `resume` it may be bare, and gets the
@@ -73,8 +77,11 @@ def finetune(
         packed: Lay several documents into one sequence, where the model keeps them apart (it is tried).
         seed: Of the order of the data and of dropout.
         save_every: Steps between checkpoints and evaluations; None: a fifth of the run.
+        final_rank: For AdaLoRA: the average rank at the end; None: two thirds of that at the start.
+        restart_every: For ReLoRA: steps from one restart to the next; None: a quarter of the run.
         resume: Go on from the last checkpoint in `out`; one process in float32 gives the same bits as without a stop.
         force: Replace an earlier run in `out`.
+        record: What else to write down of the run, and to require again where it is resumed: how the model was made.
         progress: Called as progress(done, total, label).
 
     Returns:
@@ -101,37 +108,43 @@ def finetune(
         >>> done.steps, done.after < done.before, sorted(file.name for file in (rows.parent / "run").iterdir())
         (3, True, ['adapter', 'checkpoints', 'report.json', 'run.json'])
     """
-    folder, settings = RunFolder(out), Plan(steps, epochs, lr, plus, batch, accumulate, seed, save_every)
+    plan = Plan(steps, epochs, lr, plus, batch, accumulate, seed, save_every, final_rank, restart_every)
+    folder = RunFolder(out)
     if first_process():
         folder.require_writable(resume=resume, force=force)
     if not isinstance(data, TrainingData):
         data = training_data(tokenizer, data, held_out=held_out, length=length)
     _check_length(model, data.length)
-    if resume and not adapters.names(model):
-        adapters.load(folder.last_checkpoint(), into=model)
-    if not adapters.names(model):
+    if not resume and not adapters.names(model):
         raise ValueError("model: it has no adapter to train; call eckart.adapt(model, …) first")
     notes = list(data.notes)
     packed = _packed(model, packed, notes)
     train, measured = data.sequences(packed=packed), data.sequences(packed=packed, held_out=True)
     if not measured:
         notes.append("nothing was held out, so the perplexity is that of the training data themselves")
+    started = plan.to_json() | {"packed": packed, "data": _digest(train), "processes": processes()}
+    started |= record or {}
+    known = folder.require_same(started) if resume else {}
+    if not adapters.names(model):
+        adapters.load(folder.last_checkpoint(), into=model)
+    name = acting(model, None)
     with same_use_cache(model):
-        trainer = adapter_trainer(model, train, measured or train, data.pad, folder.checkpoints, settings, progress)
-        callback = AdapterCallback().attach(trainer)
-        started = settings.to_json() | {"packed": packed, "data": _digest(train), "processes": trainer.args.world_size}
-        before = _before(trainer, folder, started, resume, progress)
+        trainer = adapter_trainer(model, name, train, measured or train, data.pad, folder.checkpoints, plan, progress)
+        AdapterCallback(name).attach(trainer)
+        before = Loss(**known["before"]) if resume else trainer.measure(progress)
+        if first_process() and not resume:
+            folder.start(started | {"before": before._asdict()})
         began = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(folder.last_checkpoint()) if resume else None)
         seconds = time.perf_counter() - began
         after = _last(trainer) or trainer.measure(progress)
     done = Finetuned(
-        summary(model, str(callback.name)),
+        summary(model, name),
         trainer.state.global_step,
         before.perplexity(),
         after.perplexity(),
         f"{after.tokens:,} {'held-out' if measured else 'training'} tokens",
-        spectra(model, str(callback.name)),
+        spectra(model, name),
         _history(trainer, "loss"),
         [(step, math.exp(loss)) for step, loss in _history(trainer, "eval_loss")],
         seconds,
@@ -140,21 +153,9 @@ def finetune(
         notes,
     )
     if first_process():
-        adapters.save(model, folder.adapter, str(callback.name), force=True)
+        adapters.save(model, folder.adapter, name, force=True)
         write_json(folder.report, done.to_json(), force=True)
     return done
-
-
-def _before(
-    trainer: AdapterTrainer, folder: RunFolder, started: dict[str, Any], resume: bool, progress: Progress | None
-) -> Loss:
-    """The loss before the first step, kept for a run that is resumed."""
-    if resume:
-        return Loss(**folder.require_same(started)["before"])
-    before = trainer.measure(progress)
-    if first_process():
-        folder.start(started | {"before": before._asdict()})
-    return before
 
 
 def _last(trainer: AdapterTrainer) -> Loss | None:

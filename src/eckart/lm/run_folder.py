@@ -88,3 +88,8 @@ class RunFolder:
 def first_process() -> bool:
     """Whether this process is the one that writes; torchrun starts several."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -5,7 +5,6 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from eckart.adapters.optimizers import param_groups
 from eckart.lm.packing import UNCOUNTED, Example, collate
+from eckart.lm.plan import Plan, rank_rule
+from eckart.lm.restart_callback import Restarts
 from eckart.nn import Progress
 from eckart.nn.modes import evaluating
 
@@ -64,34 +65,6 @@ def mean_loss(
     return Loss(total / tokens, tokens)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long, how fast and in which portions to train; see `finetune`."""
-
-    steps: int | None
-    epochs: float
-    lr: float
-    plus: float
-    batch: int
-    accumulate: int
-    seed: int
-    save_every: int | None
-
-    def __post_init__(self) -> None:
-        for key, value in asdict(self).items():
-            if key != "seed" and value is not None and not value > 0:
-                raise ValueError(f"{key}: {value}; give a positive number")
-
-    def total(self, sequences: int, processes: int) -> int:
-        """Optimizer steps of the whole run."""
-        batches = math.ceil(sequences / (self.batch * processes))
-        return self.steps or math.ceil(self.epochs * math.ceil(batches / self.accumulate))
-
-    def to_json(self) -> dict[str, Any]:
-        """What must be the same where a run goes on; checkpoints may come more or less often."""
-        return {key: value for key, value in asdict(self).items() if key != "save_every"}
-
-
 class AdapterTrainer(Trainer):
     """A Trainer that evaluates by `mean_loss`, so that its numbers during training are those of the report."""
 
@@ -117,6 +90,7 @@ class AdapterTrainer(Trainer):
 
 def adapter_trainer(
     model: PreTrainedModel,
+    name: str,
     train: Sequence[Example],
     held_out: Sequence[Example],
     pad: int,
@@ -124,7 +98,7 @@ def adapter_trainer(
     plan: Plan,
     progress: Progress | None,
 ) -> AdapterTrainer:
-    """A Trainer that runs the plan, with checkpoints in the folder."""
+    """A Trainer that trains an adapter by the plan, with checkpoints in the folder."""
     arguments = TrainingArguments(
         str(folder),
         max_steps=-1,
@@ -142,21 +116,25 @@ def adapter_trainer(
         disable_tqdm=True,
         report_to="none",
         dataloader_pin_memory=False,
+        use_cpu=not torch.accelerator.is_available(),  # else torchrun's processes would not know of each other there
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # a process has one device; torchrun gives each GPU a process
     total = plan.total(len(train), arguments.world_size)
     every = plan.save_every or math.ceil(total / 5)
-    arguments.max_steps, arguments.warmup_steps = total, math.ceil(0.05 * total)
+    arguments.max_steps, arguments.warmup_steps = total, int(0.05 * total)
     arguments.save_steps = arguments.eval_steps = every
     arguments.eval_strategy = arguments.save_strategy = IntervalStrategy.STEPS
+    optimizer = torch.optim.AdamW(param_groups(model, plan.lr, plus=plan.plus))
+    rule = rank_rule(model, name, plan, total)
+    rate = rule.rate(optimizer, steps=total, warmup=arguments.warmup_steps) if isinstance(rule, Restarts) else None
     return AdapterTrainer(
         model=model,
         args=arguments,
         train_dataset=list(train),
         eval_dataset=list(held_out),
         data_collator=collate(pad),
-        optimizers=(torch.optim.AdamW(param_groups(model, plan.lr, plus=plan.plus)), None),
-        callbacks=[Watch(progress)],
+        optimizers=(optimizer, rate),
+        callbacks=[Watch(progress), *([rule] if rule else [])],
         held_out=held_out,
         pad=pad,
     )
