@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from eckart.adapters import adapt
 from eckart.adapters.fused import Parts, fused
@@ -45,6 +46,31 @@ def test_an_output_that_is_not_used_gives_no_slopes() -> None:
     assert made[0].A[0].grad is None
     assert made[0].factor.grad is None  # type: ignore[union-attr]
     assert made[1].A[0].grad is not None
+
+
+@pytest.mark.parametrize("used", [(0, 1, 2), (1,)])
+def test_a_frozen_A_that_siblings_share_is_multiplied_once_with_the_same_slopes(used: tuple[int, ...]) -> None:
+    flops, slopes = [], []
+    for shared in (True, False):
+        x, made, _ = parts(3, False, False, layers=3, terms=1)
+        A = made[0].A[0].detach()
+        made = [part._replace(A=[A[:] if shared else A.clone()]) for part in made]
+        with FlopCounterMode(display=False) as counter:
+            outputs = fused(x, made)
+            sum(outputs[i].sin().sum() for i in used).backward()  # type: ignore[union-attr]
+        flops.append(counter.get_total_flops())
+        slopes.append([x.grad, *(part.B[0].grad for part in made)])
+    for got, expected in zip(*slopes, strict=True):
+        assert (got is None) == (expected is None)
+        if got is not None:
+            torch.testing.assert_close(got, expected)
+    assert flops[1] - flops[0] == 2 * (2 * 8 * 3 * 6)  # x Aᵀ of two layers; products added in place are not counted
+
+
+def test_an_input_of_another_dtype_is_refused_as_the_layer_refuses_it() -> None:
+    x, made, _ = parts(2, False, False)
+    with pytest.raises(RuntimeError, match=r"x is torch.float32 and the layer's weight torch.float64: cast one"):
+        fused(x.detach().float(), made)
 
 
 def test_half_precision_never_reads_memory_that_was_not_written() -> None:

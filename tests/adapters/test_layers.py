@@ -168,6 +168,30 @@ def test_a_grouped_convolution_has_factors_for_each_group_and_no_dense_change(mo
     model(torch.randn(1, 8, 5, 5)).sum().backward()
 
 
+class Doubled(nn.Linear):
+    """A linear layer that does more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("put", ["in the class", "on the layer", "on the layer once it is adapted"])
+def test_a_forward_of_another_kind_is_called_and_the_repr_says_so(put: str) -> None:
+    """Offloading, quantisation-aware training and others do it so."""
+    model = nn.Sequential(Doubled(6, 6) if put == "in the class" else nn.Linear(6, 6))
+    layer: Any = model[0]
+    if put == "on the layer":
+        layer.forward = lambda x: 2 * nn.functional.linear(x, layer.weight, layer.bias)
+    adapt(model, rank=2)
+    x = torch.randn(3, 6)
+    if put == "on the layer once it is adapted":
+        model(x)
+        layer.forward = lambda x: 2 * nn.functional.linear(x, layer.weight, layer.bias)
+    delta = stirred(model)[0].live()[0].delta()
+    torch.testing.assert_close(model(x), 2 * (x @ layer.weight.T + layer.bias) + x @ delta.T)
+    assert f"computed apart: it does more than x Wᵀ + b (the forward of {type(layer).__name__}" in repr(model)
+
+
 def test_a_layer_that_is_parametrized_already_computes_apart_and_says_so() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
     adapt(model, rank=2)

@@ -34,6 +34,13 @@ def test_the_factored_norm_is_the_dense_one(dtype: torch.dtype) -> None:
     torch.testing.assert_close(factor(place).double(), dense(place), rtol=2e-6, atol=0)
 
 
+def test_the_norm_is_not_made_in_half_precision_under_autocast() -> None:
+    place = layer(torch.float32, 65, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = factor(place)
+    torch.testing.assert_close(found.double(), dense(place), rtol=2e-6, atol=0)
+
+
 def test_half_precision_is_widened_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     place = layer(torch.bfloat16, 33, 20)
     whole = row_norm(place.live()[0], place.weight_matrix())

@@ -1,6 +1,8 @@
 """Which layers are computed together, and that the result is right whatever the model then does."""
 
+import sys
 from collections.abc import Callable
+from threading import Thread
 
 import pytest
 import torch
@@ -152,5 +154,43 @@ def test_groups_hold_no_output_after_a_pass() -> None:
     model(X)
     model(X)
     group = model.q.siblings._groups[model.q]
-    assert group.x is None
-    assert not group.ready
+    assert group.waiting is None
+
+
+def test_groups_are_found_anew_when_more_layers_are_adapted() -> None:
+    torch.manual_seed(0)
+    model = Readers()
+    model.calls = lambda m, x: m.q(x) + m.k(x)
+    adapt(model, rank=2, targets="q", name="one")
+    model(X)
+    adapt(model, rank=2, name="two")
+    model(Y)
+    assert is_grouped(model)
+
+
+def test_threads_that_share_a_model_each_get_their_own_outputs() -> None:
+    model = readers()
+    inputs = [torch.randn(3, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    expected = [readers(fused=False)(x) for x in inputs]
+    wrong: list[object] = []
+
+    def call(x: Tensor, y: Tensor) -> None:
+        try:
+            with torch.no_grad():
+                wrong.extend(index for index in range(200) if not torch.allclose(model(x), y, atol=1e-5))
+        except Exception as error:
+            wrong.append(error)
+
+    model(X)
+    model.q.siblings.dissolve = lambda *_: None  # type: ignore[method-assign]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [Thread(target=call, args=pair) for pair in zip(inputs, expected, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []

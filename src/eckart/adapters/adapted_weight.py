@@ -53,8 +53,9 @@ class AdaptedWeight(Place):
         """W with the active adapters; W itself where there are none."""
         if not self.active:
             return W
-        if self._formed is not None and self._formed[0] == torch.is_grad_enabled():
-            return self._formed[1]
+        formed = self._formed
+        if formed is not None and formed[0] == torch.is_grad_enabled():
+            return formed[1]
         changed = self.as_stored(self.changed_weight(self.as_matrix(W)))
         if self._inside:
             self._formed = torch.is_grad_enabled(), changed

@@ -3,12 +3,15 @@
 Paper: none.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from eckart.nn.quantised import is_quantised
 
 PLAIN = (Tensor, nn.Parameter)  # neither sharded nor otherwise special
+_CONV1D = "transformers.pytorch_utils.Conv1D.forward"
 
 
 def is_eager(x: Tensor) -> bool:
@@ -29,9 +32,20 @@ def why_alone(layer: nn.Module) -> str:
         return f"its weight is quantised ({type(W).__name__})"
     if W is None:
         return "its weight is computed at each use"
-    return "" if type(W) is nn.Parameter and W.is_floating_point() else f"its weight is a {type(W).__name__}"
+    if type(W) is not nn.Parameter or not W.is_floating_point():
+        return f"its weight is a {type(W).__name__}"
+    forward = type(layer).forward
+    if "forward" in vars(layer) or (forward is not nn.Linear.forward and _path(forward) != _CONV1D):
+        return f"it does more than x Wᵀ + b (the forward of {type(layer).__name__} is another)"
+    return ""
 
 
 def is_watched(layer: nn.Module) -> bool:
-    """Whether hooks on the layer wait for it to be called."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    """Whether hooks on the layer, or a forward put in the place of its own (as offloading does), wait for its call."""
+    return "forward" in layer.__dict__ or bool(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )
+
+
+def _path(function: Any) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

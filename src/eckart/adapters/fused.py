@@ -14,49 +14,18 @@ Paper: none; autograd's own way also keeps the scaled sums and reads dY twice mo
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from eckart.adapters.dropout import fallen
+from eckart.adapters.parts import Parts, Plan, distinct
 
 # Skinny products run several times faster with the small side as rows where it is below this (measured: a fifth of the
 # time at rank 8, a tenth more at 64; two AVX-512 cores, MKL).
 _FEW = 32
-
-
-class Parts(NamedTuple):
-    """One layer's tensors."""
-
-    W: Tensor  # (m, n)
-    bias: Tensor | None  # (m,)
-    factor: Tensor | None  # (m,)
-    B: list[Tensor]  # (m, r_t) each
-    A: list[Tensor]  # (r_t, n) each
-    scales: tuple[float, ...]
-
-
-class Plan(NamedTuple):
-    """Which tensor of the flat list belongs to which layer. The list is: all W, biases, factors, B's, A's."""
-
-    layers: int
-    biased: list[int]  # layers, in the list's order
-    factored: list[int]
-    owners: list[int]  # the layer of each term
-    scales: list[float]  # of each term
-    ranks: list[int]  # of each term
-    rate: float
-
-    def cut(self, flat: Sequence[Any]) -> tuple[Sequence[Any], dict[int, Any], dict[int, Any], Any, Any]:
-        """W's, layer → bias, layer → factor, B's and A's (or what else is listed in their places)."""
-        k, terms = self.layers, len(self.ranks)
-        start = k + len(self.biased)
-        factors = flat[start : start + len(self.factored)]
-        bias = dict(zip(self.biased, flat[k:start], strict=True)) if self.biased else {}
-        factor = dict(zip(self.factored, factors, strict=True)) if self.factored else {}
-        return flat[:k], bias, factor, flat[-2 * terms : -terms], flat[-terms:]
 
 
 def fused(x: Tensor, parts: list[Parts], rate: float = 0.0, seed: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -76,8 +45,8 @@ def fused(x: Tensor, parts: list[Parts], rate: float = 0.0, seed: Tensor | None 
     owners = [i for i, part in enumerate(parts) for _ in part.B]
     scales = [scale / (1 - rate) for part in parts for scale in part.scales]
     B = [B for part in parts for B in part.B]
-    A = [A for part in parts for A in part.A]
-    plan = Plan(len(parts), biased, factored, owners, scales, [len(each) for each in A], rate)
+    A, reads = distinct([A for part in parts for A in part.A])
+    plan = Plan(len(parts), biased, factored, owners, scales, reads, [len(each) for each in A], rate)
     bias = [parts[i].bias for i in biased]
     return _Fused.apply(x, plan, seed, *[part.W for part in parts], *bias, *[parts[i].factor for i in factored], *B, *A)
 
@@ -97,7 +66,7 @@ class _Fused(torch.autograd.Function):
             else rows @ _as(each, dtype).mT
             for i, each in enumerate(W)
         ]
-        for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, z.split_with_sizes(plan.ranks), B, strict=True):
+        for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, plan.of_terms(z), B, strict=True):
             u[owner].addmm_(z_t.mT, _as(B_t, dtype).mT, alpha=scale)
         keep_x = any(A_trains)
         learning = [i for i in factor if factor_trains[i]]
@@ -137,15 +106,20 @@ class _Fused(torch.autograd.Function):
         dA: list[Tensor | None] = [None] * len(A)
         if rows is not None:
             split = (G @ (rows if lost is None else rows.masked_fill(lost, 0.0))).split_with_sizes(plan.ranks)
-            reached = [wanted and dY[i] is not None for wanted, i in zip(A_trains, plan.owners, strict=True)]
-            dA = [_as(g, A_t.dtype) if wanted else None for g, A_t, wanted in zip(split, A, reached, strict=True)]
+            reached = {read for read, i in zip(plan.reads, plan.owners, strict=True) if dY[i] is not None}
+            wanted = [trains and i in reached for i, trains in enumerate(A_trains)]
+            dA = [_as(g, A_i.dtype) if each else None for g, A_i, each in zip(split, A, wanted, strict=True)]
         dx = _dx(dY, W, G, A, lost).view(ctx.shape).to(ctx.dtype) if needs[0] else None
         return (dx, None, None, *[None] * plan.layers, *dbias.values(), *dfactor.values(), *dB, *dA)
 
 
 def _compute_dtype(x: Tensor, W: Tensor) -> torch.dtype:
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else W.dtype
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    if x.dtype != W.dtype:  # as the layer itself says
+        raise RuntimeError(f"x is {x.dtype} and the layer's weight {W.dtype}: cast one of them, or use torch.autocast")
+    return W.dtype
 
 
 def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -174,7 +148,7 @@ def _written(y: Tensor) -> Callable[[], bool]:
 def _u(plan: Plan, i: int, rows: Tensor, W: Tensor, z: Tensor, B: Sequence[Tensor]) -> Tensor:
     """One layer's u once more."""
     u = rows @ _as(W, rows.dtype).mT
-    for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, z.split_with_sizes(plan.ranks), B, strict=True):
+    for owner, scale, z_t, B_t in zip(plan.owners, plan.scales, plan.of_terms(z), B, strict=True):
         if owner == i:
             u.addmm_(z_t.mT, _as(B_t, rows.dtype).mT, alpha=scale)
     return u
@@ -204,22 +178,24 @@ def _dB(
     """The gradients of all B's, and G, each product scaled as it is made instead of in a pass of its own."""
     few, nothing = _few(plan), z.new_empty(1)  # added 0 times
     dB: list[Tensor | None] = []
-    each = zip(
-        plan.owners, plan.scales, B, trains, z.split_with_sizes(plan.ranks), G.split_with_sizes(plan.ranks), strict=True
-    )
-    for owner, scale, B_t, wanted, z_t, G_t in each:
+    made: set[int] = set()
+    each = zip(plan.owners, plan.scales, plan.reads, B, trains, plan.of_terms(z), plan.of_terms(G), strict=True)
+    for owner, scale, read, B_t, wanted, z_t, G_t in each:
         dy = dY[owner]
         if dy is None:
-            G_t.zero_()
             dB.append(None)
             continue
-        G_t.addmm_(_as(B_t, z.dtype).mT, dy.mT, beta=0, alpha=scale)
+        G_t.addmm_(_as(B_t, z.dtype).mT, dy.mT, beta=1 if read in made else 0, alpha=scale)
+        made.add(read)
         if not wanted:
             dB.append(None)
         elif few:
             dB.append(_as(torch.addmm(nothing, z_t, dy, beta=0, alpha=scale).mT, B_t.dtype))
         else:
             dB.append(_as(torch.addmm(nothing, dy.mT, z_t.mT, beta=0, alpha=scale), B_t.dtype))
+    for read, G_i in enumerate(G.split_with_sizes(plan.ranks)):
+        if read not in made:
+            G_i.zero_()
     return dB
 
 

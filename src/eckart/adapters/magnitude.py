@@ -72,15 +72,16 @@ def _divisor(adapter: Adapter, W: Tensor, source: Tensor | None) -> Tensor:  # (
 def row_norm(adapter: Adapter, W: Tensor, own: Tensor | None = None) -> Tensor:  # (m,)
     """‖W + Δ‖ of each row, in float32 or wider, detached; `own` is ‖W‖² where it is known."""
     wide = torch.promote_types(W.dtype, torch.float32)
-    terms = adapter.terms()
-    if terms is None:
-        return torch.linalg.vector_norm(W.to(wide) + adapter.delta().to(wide), dim=-1)
-    own = _own(W) if own is None else own
-    B = _joined([scale * B.to(wide) for B, _, scale in terms], -1)
-    A = _joined([A.to(wide) for _, A, _ in terms], -2)
-    cross = _joined([A @ block.to(wide).mT for block in _blocks(W)], -1)  # (r, m)
-    mixed = cross.mT.mul(2).add(B @ (A @ A.mT)).mul(B).sum(-1)
-    return (own + mixed).clamp_min(0).sqrt()
+    with torch.autocast(W.device.type, enabled=False):  # which would make these products in half precision
+        terms = adapter.terms()
+        if terms is None:
+            return torch.linalg.vector_norm(W.to(wide) + adapter.delta().to(wide), dim=-1)
+        own = _own(W) if own is None else own
+        B = _joined([scale * B.to(wide) for B, _, scale in terms], -1)
+        A = _joined([A.to(wide) for _, A, _ in terms], -2)
+        cross = _joined([A @ block.to(wide).mT for block in _blocks(W)], -1)  # (r, m)
+        mixed = cross.mT.mul(2).add(B @ (A @ A.mT)).mul(B).sum(-1)
+        return (own + mixed).clamp_min(0).sqrt()
 
 
 def _own(W: Tensor) -> Tensor:  # (m,)

@@ -28,6 +28,7 @@ def place_all(model: nn.Module, found: list[Matrix], made: dict[str, Adapter], n
         place: Place | None = held.get(matrix.name)
         if place is None and matrix.kind in CALLED:
             place = AdaptedLayer(matrix, siblings, id(matrix.module) in read)
+            siblings.forget()  # which may read what others read
             others = [path for path in paths[id(matrix.module)] if path != matrix.name]
             _wrap(model, matrix, place, others)
         elif place is None:

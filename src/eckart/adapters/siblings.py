@@ -10,11 +10,19 @@ Paper: none; peers patch the source text of each architecture instead.
 
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 Layer = nn.Module
+
+
+class Waiting(NamedTuple):
+    """Outputs made from one input, until they are fetched: put there as one, so that threads never mix two inputs."""
+
+    x: Tensor
+    version: int
+    outputs: dict[Layer, tuple[Tensor, Hashable]]
 
 
 class Group:
@@ -24,25 +32,21 @@ class Group:
         self.members = members
         self.note = note  # why the members are computed one by one
         self.misses = 0
-        self.x: Tensor | None = None
-        self.version = 0
         self.switch = 0
-        self.ready: dict[Layer, tuple[Tensor, Hashable]] = {}
+        self.waiting: Waiting | None = None
 
     def fetch(self, layer: Layer, x: Tensor, state: Hashable) -> Tensor | None:
         """The layer's output, if it was computed on this x, as it is now, with the layer as it is now."""
-        if self.x is not x or self.version != x._version or layer not in self.ready:
+        waiting = self.waiting
+        if waiting is None or waiting.x is not x or waiting.version != x._version:
             return None
-        y, then = self.ready[layer]
-        if then != state:
+        y, then = waiting.outputs.get(layer, (None, None))
+        if y is None or then != state:
             return None
-        del self.ready[layer]
-        if not self.ready:
-            self.x, self.misses = None, 0
+        waiting.outputs.pop(layer, None)
+        if not waiting.outputs:
+            self.waiting, self.misses = None, 0
         return y
-
-    def clear(self) -> None:
-        self.x, self.ready = None, {}
 
 
 class Siblings:
@@ -78,10 +82,10 @@ class Siblings:
         for member in group.members if group is not None else [layer]:
             self._groups[member] = Group([member], note)
         if group is not None:
-            group.clear()
+            group.waiting = None
 
     def forget(self) -> None:
-        """Look again at the next calls, as after adapters were added, removed or switched."""
+        """Look again at the next calls, as after layers were adapted or put back."""
         self._groups.clear()
         self._last = None
 
@@ -120,18 +124,19 @@ class Siblings:
         if len(group.members) == 1:
             return compute(x, group.members)[0]
         if group.switch != self._switch:
-            group.clear()
+            group.waiting = None
             group.switch = self._switch
-        if group.ready and (y := group.fetch(layer, x, state(layer))) is not None:
+        if group.waiting is not None and (y := group.fetch(layer, x, state(layer))) is not None:
             return y
         if note := apart(group.members):
             group.note = note
             return compute(x, [layer])[0]
-        if (group.ready or layer is not group.members[0]) and self._missed(group, layer):
+        if (group.waiting is not None or layer is not group.members[0]) and self._missed(group, layer):
             return compute(x, [layer])[0]
         first, *others = compute(x, group.members)
-        group.x, group.version, group.note = x, x._version, ""
-        group.ready = {member: (y, state(member)) for member, y in zip(group.members[1:], others, strict=True)}
+        group.note = ""
+        made = zip(group.members[1:], others, strict=True)
+        group.waiting = Waiting(x, x._version, {member: (y, state(member)) for member, y in made})
         return first
 
     def _missed(self, group: Group, layer: Layer) -> bool:
@@ -139,7 +144,7 @@ class Siblings:
 
         Once can be a pass that was broken off; after two in a row the group is taken apart.
         """
-        group.clear()
+        group.waiting = None
         group.misses += 1
         if group.misses > 1:
             self.dissolve(layer, "its siblings were not called with one tensor each time")
@@ -147,8 +152,9 @@ class Siblings:
         return layer is not group.members[0]
 
     def _learn(self, layer: Layer, x: Tensor) -> None:
-        if self._last is not None and self._last[0]() is x and self._last[1] == x._version:
-            group = self._last[2]
+        last = self._last
+        if last is not None and last[0]() is x and last[1] == x._version:
+            group = last[2]
             group.members.append(layer)
         else:
             group = Group([layer])

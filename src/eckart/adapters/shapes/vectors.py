@@ -70,7 +70,7 @@ class Vectors(Adapter):
     def pair(self) -> tuple[Tensor, Tensor]:
         m, n = self.shape
         B, A = self.shared.B[:m, : self.rank], self.shared.A[: self.rank, :n]
-        B = self.b.unsqueeze(-1) * B * self.d.unsqueeze(-2)
+        B = B * (self.b.unsqueeze(-1) @ self.d.unsqueeze(-2))  # so autograd keeps b and d, not another (m, r)
         return B, A.expand(*B.shape[:-2], *A.shape)
 
 
