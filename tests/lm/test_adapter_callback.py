@@ -136,10 +136,14 @@ def test_a_checkpoint_is_loaded_by_eckart_and_by_peft(tmp_path):
 
 
 def test_the_best_adapter_is_put_back_at_the_end(tmp_path):
-    trainer = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, learning_rate=5.0)
+    options = {
+        "load_best_model_at_end": True,
+        "greater_is_better": True,
+    }  # the rows are trained on, so the first is best
+    trainer = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, metric_for_best_model="loss", **options)
     trainer.train()
     losses = {e["step"]: e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e}
-    best = min(losses, key=losses.get)
+    best = max(losses, key=losses.get)
     assert best != STEPS, "the last is the best: the test shows nothing"
     assert trainer.evaluate()["eval_loss"] == losses[best]
 
