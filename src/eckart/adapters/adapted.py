@@ -39,6 +39,7 @@ class AdaptedLayer(Place):
     """
 
     base: Any
+    acts_through = "base"  # for `nn.matrices`, which names the layer as before
 
     def __init__(self, matrix: Matrix, siblings: Siblings, read: bool = False) -> None:
         super().__init__(matrix)
@@ -62,6 +63,11 @@ class AdaptedLayer(Place):
         if name == "bias" and self.active and self.kind != "embedding":
             return self._bias(self.live())
         return getattr(base, name)
+
+    @property
+    def changes_weight(self) -> bool:
+        """Whether `weight` is another than the base's."""
+        return bool(self.active)
 
     def weight_matrix(self) -> Tensor:  # (m, n), or (stack, m, n)
         return dequantized(self.base) if is_quantised(self.base) else self.as_matrix(self.base.weight.detach())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eckart.nn.factored import FactoredLinear
 from eckart.nn.patterns import Patterns, member_name, select
 from eckart.nn.pivoted import PivotedLinear
+from eckart.nn.standing_in import StandIns
 from eckart.nn.weights import Layout, layouts
 
 
@@ -34,21 +35,22 @@ class Matrix:
     stack: int = 1  # how many: experts, or groups of a convolution
     tied: tuple[str, ...] = ()  # the other names of the same storage
     transposed: bool = field(default=False, repr=False)  # stored as (..., in, out)
+    changed_by: nn.Module | None = field(default=None, repr=False)  # what adds Δ to the owner's weight, if anything
 
     @property
     def stored(self) -> bool:
-        """Whether a parameter of the owner holds the weight; a factored or parametrized layer computes it at each read.
+        """Whether a parameter of the owner is the weight; a factored, parametrized or adapted layer computes it.
 
         Example:
             >>> model = nn.Sequential(nn.Linear(3, 3), FactoredLinear.empty(3, 3, rank=1))
             >>> [matrix.stored for matrix in matrices(model)]
             [True, False]
         """
-        return self.module._parameters.get(self.parameter) is not None
+        return self.changed_by is None and self.module._parameters.get(self.parameter) is not None
 
     def weight(self) -> Tensor:  # (m, n), or (stack, m, n)
         """The weight as (out, in): a view wherever one exists, still attached to autograd (detach it to only look)."""
-        return self.as_matrix(getattr(self.module, self.parameter))
+        return self.as_matrix(getattr(self.changed_by or self.module, self.parameter))
 
     def as_matrix(self, tensor: Tensor) -> Tensor:  # the parameter's shape -> (m, n) or (stack, m, n)
         """See a tensor shaped as the parameter (a gradient, a moment, an update) as this matrix, (out, in).
@@ -90,6 +92,7 @@ def matrices(model: nn.Module, targets: Patterns = None, exclude: Patterns = Non
     """List the matrices of a model, each storage once.
 
     A tied weight is one entry, named by its first place, with its other names in `tied`; a pattern may use any of them.
+    An adapted matrix keeps the name that it had before; its `weight` is W + Δ of the adapters that are active.
 
     Args:
         model: any module.
@@ -109,7 +112,7 @@ def matrices(model: nn.Module, targets: Patterns = None, exclude: Patterns = Non
         >>> [matrix.name for matrix in matrices(model, exclude="2")]
         ['0']
     """
-    found = _all_matrices(model)
+    found = _all_matrices(model, StandIns(model))
     if not found:
         raise ValueError(
             f"{type(model).__name__} holds no matrices: none of its {len(list(model.parameters()))} parameters is the "
@@ -139,7 +142,8 @@ def left_out(model: nn.Module, targets: Patterns = None, exclude: Patterns = Non
         >>> left_out(nn.Sequential(nn.Linear(3, 3), nn.ConvTranspose1d(2, 2, 3)))
         {'1.weight': 'weight of ConvTranspose1d: not a layer whose matrix is known'}
     """
-    found = _all_matrices(model)
+    through = StandIns(model)
+    found = _all_matrices(model, through)
     chosen = {matrix.name for matrix in _chosen(found, targets, exclude)}
     name_of = {name: matrix.name for matrix in found for name in (matrix.name, *matrix.tied)}
     reasons = {}
@@ -149,7 +153,10 @@ def left_out(model: nn.Module, targets: Patterns = None, exclude: Patterns = Non
         owner, attribute = _owner(path)
         module = model.get_submodule(owner)
         factored = isinstance(module, FactoredLinear | PivotedLinear)
-        name = name_of.get(_name(owner, "weight" if factored else attribute))
+        outer = through.outer(_name(owner, "weight" if factored else attribute))
+        if outer is None:
+            continue  # an adapter's own, which acts in the weight that it changes
+        name = name_of.get(outer[0])
         if name is None:
             reasons[path] = _reason(module, attribute, parameter)
         elif name not in chosen:
@@ -157,18 +164,21 @@ def left_out(model: nn.Module, targets: Patterns = None, exclude: Patterns = Non
     return reasons
 
 
-def _all_matrices(model: nn.Module) -> list[Matrix]:
-    """Every matrix once, first place first."""
-    places: dict[object, list[tuple[str, nn.Module, Layout]]] = {}
+def _all_matrices(model: nn.Module, through: StandIns | None = None) -> list[Matrix]:
+    """Every matrix once, first place first; under the names that its modules have now, or as seen through stand-ins."""
+    places: dict[object, list[tuple[str, nn.Module, Layout, nn.Module | None]]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for layout in layouts(module, path):
-            places.setdefault(_storage(module, layout), []).append((_name(path, layout.parameter), module, layout))
+            name = _name(path, layout.parameter)
+            outer = (name, None) if through is None else through.outer(name)
+            if outer is not None:
+                key = _storage(module, layout), id(outer[1])
+                places.setdefault(key, []).append((outer[0], module, layout, outer[1]))
     found = []
-    for (name, module, first), *others in places.values():
-        tied = tuple(other for other, _, _ in others)
-        found.append(
-            Matrix(name, module, first.parameter, first.kind, first.shape, first.stack, tied, first.transposed)
-        )
+    for (name, module, first, changed_by), *others in places.values():
+        tied = tuple(other[0] for other in others)
+        seen = (first.parameter, first.kind, first.shape, first.stack, tied, first.transposed)
+        found.append(Matrix(name, module, *seen, changed_by))
     return found
 
 

@@ -26,8 +26,8 @@ class Weights:
         self._places: dict[int, list[tuple[Matrix, Tensor]]] = {}
         self.notes: dict[str, str] = {}  # name -> why a product with the weight was not counted
         for matrix in matrices:
-            W = getattr(matrix.module, matrix.parameter) if matrix.kind == "conv" else matrix.weight()
-            W = W.detach()
+            W = getattr(matrix.module, matrix.parameter).detach()
+            W = W if matrix.kind == "conv" else matrix.as_matrix(W)
             self._places.setdefault(W.untyped_storage().data_ptr(), []).append((matrix, W))
 
     def find(self, V: Tensor) -> tuple[Matrix, slice] | None:  # (m, n) or (stack, m, n), or as a convolution stores it
