@@ -84,3 +84,13 @@ def test_a_head_tied_to_its_embedding_is_a_matrix_of_its_own_once_it_is_adapted(
     assert [(matrix.name, matrix.tied) for matrix in matrices(model)] == [("0", ()), ("1", ())]
     with disabled(model):
         assert [(matrix.name, matrix.tied) for matrix in matrices(model)] == [("0", ("1",))]
+
+
+def test_a_wrong_base_is_told_in_a_few_words(tmp_path):
+    other = nn.Sequential(*[nn.Linear(5, 5) for _ in range(2)])
+    deep = nn.Sequential(*[nn.Linear(6, 6) for _ in range(9)])
+    eckart.adapt(deep, rank=2)
+    eckart.save(deep, tmp_path / "deep")
+    with pytest.raises(ValueError, match="and 5 more") as error:
+        eckart.load(tmp_path / "deep", into=other)
+    assert len(str(error.value)) < 800

@@ -56,12 +56,16 @@ def differences(model: nn.Module, found: Mapping[str, Matrix], known: Mapping[st
         elif [*stack_of(found[name]), *found[name].shape] != shape:
             said.append(f"{name} is {(*stack_of(found[name]), *found[name].shape)}, was {tuple(shape)}")
     if said:
-        return said
+        return _shortened(said)
     for name, then in known.get("fingerprint", {}).items():
         now = _fingerprint(model, found[name])
         if not _agree(now, then):
             said.append(f"the weights of {name} are others (‖S‖ {now['norm']:.6g}, was {then['norm']:.6g})")
-    return said
+    return _shortened(said)
+
+
+def _shortened(said: list[str], most: int = 4) -> list[str]:
+    return said if len(said) <= most else [*said[:most], f"and {len(said) - most} more"]
 
 
 def base_name(model: nn.Module) -> str | None:
