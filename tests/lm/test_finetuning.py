@@ -34,6 +34,7 @@ def test_two_processes_give_the_losses_of_one_on_the_same_examples(runs, tmp_pat
         assert [loss for _, loss in report["losses"]] == pytest.approx([x for _, x in alone.losses], rel=1e-4), method
         assert (report["before"], report["after"]) == pytest.approx((alone.before, alone.after), rel=1e-4)
         assert json.loads((tmp_path / method / "run.json").read_text())["processes"] == 2
+        assert any("pruned triplets are still there" in note for note in report["notes"]) == (method == "adalora")
 
 
 @pytest.mark.parametrize("method", RULES)

@@ -138,8 +138,11 @@ def finetune(
         trainer.train(resume_from_checkpoint=str(folder.last_checkpoint()) if resume else None)
         seconds = time.perf_counter() - began
         after = _last(trainer) or trainer.measure(progress)
+    adaptation = summary(model, name)
+    if adaptation.settings.method == "adalora" and trainer.args.world_size > 1:
+        notes.append("the pruned triplets are still there, as zeros: several processes trained, which fixes the shapes")
     done = Finetuned(
-        summary(model, name),
+        adaptation,
         trainer.state.global_step,
         before.perplexity(),
         after.perplexity(),
