@@ -7,14 +7,15 @@
 "limit" is the same model, frozen, with the gradient flowing to its inputs: no method that computes a gradient below
 these layers does less. "grouped limit" computes q, k and v, and gate and up, in one product each. Contestants take
 turns within a round, so that a busy machine slows them alike, and the table gives medians of each round's ratio. Every
-adapter's tensors change between passes, as an optimizer would change them, outside the clock.
+adapter's tensors change between passes, as an optimizer would change them, outside the clock. All share one set of
+frozen weights, so that none finds its own less at hand than another's.
 
 The program starts itself again with glibc told to keep what it has freed (MALLOC_TRIM_THRESHOLD_ and the like): fresh
 pages for temporaries, which every contestant asks for, would drown the differences. `--keep-malloc` leaves that out.
 """
 
 import argparse
-import gc
+import copy
 import os
 import statistics
 import sys
@@ -161,10 +162,11 @@ def main() -> None:
     options = parser.parse_args()
     if not options.keep_malloc and any(key not in os.environ for key in MALLOC):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    frozen = eckart.lm.load(options.model).model.requires_grad_(False).float()
     models = {}
     for name, change in contestants(options.methods).items():
-        models[name] = change(eckart.lm.load(options.model).model.requires_grad_(False).float()).train()
-        gc.collect()
+        shared = {id(parameter): parameter for parameter in frozen.parameters()}  # one set of weights for all
+        models[name] = change(copy.deepcopy(frozen, shared)).train()
     config = next(iter(models.values())).config
     print(f"{options.model}, float32, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for size in options.sizes:

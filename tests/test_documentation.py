@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "eckart", "eckart.adapters", "eckart.adapters.optimizers", "eckart.linalg", "eckart.nn", "eckart.nn.files", "eckart.spectra", "eckart.theory", "eckart.regularizers",
-    "eckart.lm", "eckart.report", "eckart.claims",
+    "eckart", "eckart.adapters", "eckart.adapters.optimizers", "eckart.linalg", "eckart.nn", "eckart.nn.files",
+    "eckart.spectra", "eckart.theory", "eckart.regularizers", "eckart.lm", "eckart.report", "eckart.claims",
 )  # fmt: skip
 
 

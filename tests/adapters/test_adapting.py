@@ -8,6 +8,7 @@ from torch import nn
 
 from eckart.adapters import METHODS, activate, adapt, load, save
 from eckart.adapters.magnitude import row_factor
+from eckart.adapters.optimizers import param_groups
 from eckart.adapters.place import places
 from families import families
 
@@ -103,3 +104,29 @@ def test_biases_of_a_grouped_convolution_are_saved_and_loaded(tmp_path: Any) -> 
     assert torch.equal(model[0].bias, model[0].base.bias + model[0].live()[0].bias)
     activate(model)
     assert model[0].bias is model[0].base.bias
+
+
+@pytest.mark.parametrize("options", [{"method": "eva", "rank": 2}, {"rank": "auto", "budget": 40}])
+def test_pairs_of_inputs_and_labels_are_run_by_forward(options: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    pairs = [(torch.randn(8, 6), torch.randint(3, (8,))) for _ in range(4)]
+    options |= {"loss": lambda y, batch: nn.functional.cross_entropy(y, batch[1])}
+    done = adapt(model, batches=pairs, forward=lambda model, batch: model(batch[0]), **options)
+    assert set(done.settings.ranks) <= {"0", "2"}
+    assert done.trained > 0
+
+
+def test_what_needs_adapters_says_so_on_a_bare_model() -> None:
+    bare = nn.Sequential(nn.Linear(6, 5))
+    with pytest.raises(ValueError, match="model: it has no adapters; call adapt first"):
+        param_groups(bare, lr=1e-3)
+    with pytest.raises(ValueError, match="adapters: the model has no adapters; put some on it"):
+        activate(bare, "default")
+
+
+def test_the_folder_of_a_run_points_to_the_adapter_inside(tmp_path: Any) -> None:
+    model = nn.Sequential(nn.Linear(6, 5))
+    adapt(model, rank=2)
+    save(model, tmp_path / "tuned" / "adapter")
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*tuned/adapter\?"):
+        load(tmp_path / "tuned", into=nn.Sequential(nn.Linear(6, 5)))

@@ -72,6 +72,7 @@ def adapt(
     dtype: torch.dtype | None = None,
     batches: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -103,6 +104,8 @@ def adapt(
         batches: For rank="auto" and starts that look at data: batches as `nn.observe` takes them.
         loss: For rank="auto" and starts that look at gradients: (output, batch) → scalar; None takes the output's own
             loss.
+        forward: For batches that the model does not take as they are: (model, batch) → output, such as
+            `lambda model, batch: model(batch[0])` for pairs of inputs and labels.
         generator: Source of the random starts, on the CPU; None is a fixed seed.
         progress: Called as progress(done, total, label) during long work.
         options: What the method alone knows (see its row's `options`).
@@ -139,7 +142,7 @@ def adapt(
         found, left_out = left_by_default(model, found, asked if row.shape.bounded else None)
     if automatic:
         batches = None if batches is None else list(batches)
-        choice = choose_ranks(model, found, budget, batches, loss, progress)
+        choice = choose_ranks(model, found, budget, batches, loss, forward, progress)
         asked = choice.ranks
     ranks = fixed_ranks(found, asked, row.shape.bounded)
     found = [matrix for matrix in found if matrix.name in ranks]
@@ -150,7 +153,7 @@ def adapt(
     )
     if automatic:
         settings.evidence, settings.scaled_as = choice.evidence, choice.scaled_as
-    seen = _observed(model, found, method, row, batches, loss, progress)
+    seen = _observed(model, found, method, row, batches, loss, forward, progress)
     look = LookAtAll(found, seen, ranks, rank is None or isinstance(rank, int), extra, progress)
     with torch.no_grad():
         ready = prepare(row, look)
@@ -210,6 +213,7 @@ def _observed(
     row: Method,
     batches: Iterable[Any] | None,
     loss: Callable[[Any, Any], Tensor] | None,
+    forward: Callable[[nn.Module, Any], Any] | None,
     progress: Progress | None,
 ) -> dict[str, Observation]:
     """One pass over the batches, where the start looks at data."""
@@ -217,4 +221,4 @@ def _observed(
         return {}
     if batches is None:
         raise ValueError(f"batches: {method} starts from data ({', '.join(row.wanted)}); give some batches")
-    return observe_bases(model, found, row.wanted, batches, loss, progress)
+    return observe_bases(model, found, row.wanted, batches, loss, forward, progress)

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from eckart.adapters.observing import observe_bases
 from eckart.linalg import allocate, map_side_by_side, truncated_svd
-from eckart.nn import Matrix, Progress
+from eckart.nn import Matrix, Observation, Progress
 
 MEMORY = 2**31  # bytes of gradients held at a time
 
@@ -63,6 +63,7 @@ def choose_ranks(
     budget: float | int | str | None,
     batches: Iterable[Any] | None,
     loss: Callable[[Any, Any], Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     progress: Progress | None = None,
     *,
     memory: int = MEMORY,
@@ -75,6 +76,7 @@ def choose_ranks(
         budget: Parameters of all B and A together: a number, a share of the model's parameters, or "1%".
         batches: At least two, as `nn.observe` takes them; every second one is of the other half.
         loss: (output, batch) → scalar; None takes the output's own.
+        forward: (model, batch) → output, for batches that the model does not take as they are.
         progress: Called as progress(done, total, label).
         memory: Bytes of gradients held at a time; more passes are made over the batches where less fits.
 
@@ -100,8 +102,12 @@ def choose_ranks(
     alike = budget / sum(matrix.stack * sum(matrix.shape) for matrix in found)
     width = max(16, round(8 * alike))
     seen: dict[str, dict[str, Any]] = {}
+
+    def gradients(block: list[Matrix], half: list[Any]) -> dict[str, Observation]:
+        return observe_bases(model, block, ["gradient"], half, loss, forward, progress)
+
     for block in _blocks(found, memory):
-        seen |= _measured(model, block, halves, loss, width, progress)
+        seen |= _measured(block, halves, gradients, width)
         if progress is not None:
             progress(len(seen), len(found), "measuring gradients")
     return _chosen(found, seen, budget, alike)
@@ -157,15 +163,13 @@ def _blocks(found: Sequence[Matrix], memory: int) -> Iterator[list[Matrix]]:
 
 
 def _measured(
-    model: nn.Module,
     block: list[Matrix],
     halves: tuple[list[Any], list[Any]],
-    loss: Callable[[Any, Any], Tensor] | None,
+    gradients: Callable[[list[Matrix], list[Any]], dict[str, Observation]],
     width: int,
-    progress: Progress | None,
 ) -> dict[str, dict[str, Any]]:
     """Matrix name → its energies, falling, and how far the halves agree; those without a gradient are left out."""
-    first, second = (observe_bases(model, block, ["gradient"], half, loss, progress) for half in halves)
+    first, second = (gradients(block, half) for half in halves)
     pairs = {}
     for name in [matrix.name for matrix in block]:
         one, other = (seen[name].gradient if name in seen else None for seen in (first, second))

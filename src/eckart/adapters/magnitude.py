@@ -9,6 +9,7 @@ Paper: DoRA 2402.09353; theirs forms W + BA in each forward pass.
 
 import weakref
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,7 +32,10 @@ def _count_step(*_: object) -> None:
     _STEPS[0] += 1
 
 
-register_optimizer_step_post_hook(_count_step)
+@cache
+def _watch_steps() -> None:
+    """Count the steps of optimizers from the first norm that is kept on."""
+    register_optimizer_step_post_hook(_count_step)
 
 
 def row_factor(adapter: Adapter, W: Tensor, source: Tensor | None = None) -> Tensor:  # (m, n) -> (m,)
@@ -55,6 +59,8 @@ def _divisor(adapter: Adapter, W: Tensor, source: Tensor | None) -> Tensor:  # (
     terms = adapter.terms()
     seen = [source, *(factor for B, A, _ in terms for factor in (B, A))] if source is not None and terms else []
     keep = bool(seen) and _countable(seen)
+    if keep:
+        _watch_steps()
     scales = [*(scale for _, _, scale in terms or ()), _STEPS[0]]
     steps = [_STEPS[0]] if source is not None and source.requires_grad else []
     if keep and (divisor := _recall(adapter, "changed", seen, scales)) is not None:

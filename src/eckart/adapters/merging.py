@@ -113,13 +113,18 @@ def _unmergeable(plan: Plan, certificates: Mapping[str, Certificate], tolerance:
     found = {}
     for name, each in certificates.items():
         place = plan.places[name]
-        taken = each.error if plan.seeds[name] is None else abs(each.lost)
+        taken = _taken(each, plan.seeds[name] is not None)
         tied = [other for other in place.tied if other not in place.aliases]
         if tied:
             found[name] = f"tied to {', '.join(tied)}"
         elif not taken <= tolerance:
             found[name] = f"rounding to {each.dtype} takes {taken:.2%} of its change".replace("%", " %")
     return found
+
+
+def _taken(certificate: Certificate, stochastic: bool) -> float:
+    """The share of the change that the tolerance is about: stochastic rounding is right in the mean only."""
+    return abs(certificate.lost) if stochastic else certificate.error
 
 
 def _refusal(kept: Mapping[str, str], certificates: Mapping[str, Certificate], tolerance: float, rounding: str) -> str:
@@ -129,7 +134,7 @@ def _refusal(kept: Mapping[str, str], certificates: Mapping[str, Certificate], t
             f"names: merging would untie {', '.join(tied)}: give it a weight of its own first (module.weight = "
             "nn.Parameter(module.weight.clone()), tie_word_embeddings = False in a config), or keep_unmergeable=True"
         )
-    worst = sorted(kept, key=lambda name: -certificates[name].error)[:3]
+    worst = sorted(kept, key=lambda name: -_taken(certificates[name], rounding == "stochastic"))[:3]
     remedies = "dtype=torch.float32" + (', rounding="stochastic"' if rounding == "nearest" else "")
     return (
         f"tolerance: {tolerance:g} is exceeded by {len(kept)} of {len(certificates)} matrices, worst "

@@ -20,6 +20,7 @@ def observe_bases(
     wanted: Collection[str],
     batches: Iterable[Any],
     loss: Callable[[Any, Any], Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Observation]:
     """What `nn.observe` tells of some matrices.
@@ -30,6 +31,7 @@ def observe_bases(
         wanted: As for `nn.observe`.
         batches: Likewise.
         loss: Likewise.
+        forward: Likewise.
         progress: Likewise.
 
     Returns:
@@ -47,7 +49,8 @@ def observe_bases(
     names = {(id(matrix.module), matrix.parameter): matrix.name for matrix in found}
     now = {each.name: names.get((id(each.module), each.parameter)) for each in matrices(model)}
     with disabled(model):
-        seen = observe(model, batches, wanted, targets=[key for key in now if now[key]], loss=loss, progress=progress)
+        targets = [key for key in now if now[key]]
+        seen = observe(model, batches, wanted, targets=targets, loss=loss, forward=forward, progress=progress)
     before = {key: name for key, name in now.items() if name is not None}
     return {before[key]: _renamed(each, before[key], before) for key, each in seen.items()}
 

@@ -179,6 +179,8 @@ def check_name(model: nn.Module, name: str, argument: str = "name") -> None:
 
 def require_known(wanted: tuple[str, ...], known: list[str], argument: str) -> None:
     """Refuse names that the model has no adapter of."""
+    if wanted and not known:
+        raise ValueError(f"{argument}: the model has no adapters; put some on it with adapt or load")
     for name in wanted:
         if name not in known:
             raise ValueError(

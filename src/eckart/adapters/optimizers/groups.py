@@ -50,6 +50,8 @@ def param_groups(
     for name, value in {"lr": lr, "plus": plus, "outer": outer, "embeddings": embeddings or 0.0}.items():
         if not value >= 0:
             raise ValueError(f"{name}: {value!r}; rates and their ratios are at least 0")
+    if not places(model):
+        raise ValueError("model: it has no adapters; call adapt first, or give an optimizer model.parameters()")
     roles = _roles(model, embeddings is not None)
     rates = {"B": plus * lr, "outer": outer * lr, "embeddings": embeddings if embeddings is not None else lr}
     groups: dict[str, dict[str, Any]] = {}

@@ -76,7 +76,9 @@ def read_adapter(folder: str | os.PathLike[str]) -> AdapterFiles:
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"folder: {folder} holds no {CONFIG}; give the folder of a PEFT adapter")
+        inside = next((path.parent for path in sorted(folder.glob(f"*/{CONFIG}"))), None)
+        hint = f"did you mean {inside}?" if inside else "give the folder of a PEFT adapter"
+        raise FileNotFoundError(f"folder: {folder} holds no {CONFIG}; {hint}")
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise ValueError(f"{folder / CONFIG} is malformed: it names no peft_type; download or write it again")
