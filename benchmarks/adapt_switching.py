@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 from eckart.adapters import activate, adapt, mixed
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 from eckart.lm import load
 
 DECODER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

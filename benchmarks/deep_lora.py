@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 import eckart.lm
 from eckart.adapters import adapt
+from eckart.adapters.layers.place import adapters
 from eckart.adapters.optimizers import param_groups
-from eckart.adapters.place import adapters
 from eckart.linalg import product_svd
 
 LOWER, TOKENS, HELD_OUT, BATCH, HEAD_RATE = 3, 24, 500, 16, 1e-3

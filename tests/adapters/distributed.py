@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from eckart.adapters import adapt, load, save
-from eckart.adapters.adapted import AdaptedLayer
+from eckart.adapters.layers.adapted import AdaptedLayer
 
 
 class Block(nn.Module):

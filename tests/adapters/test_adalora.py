@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from eckart.adapters import RankSchedule, adapt, orthogonality, shrink
-from eckart.adapters.place import adapters, places
+from eckart.adapters.layers.place import adapters, places
 
 OPTIMIZERS = {
     "sgd": lambda ps: torch.optim.SGD(ps, lr=0.05, momentum=0.9),

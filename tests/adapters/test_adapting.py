@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from eckart.adapters import METHODS, activate, adapt, load, save
-from eckart.adapters.magnitude import row_factor
+from eckart.adapters.layers.magnitude import row_factor
+from eckart.adapters.layers.place import places
 from eckart.adapters.optimizers import param_groups
-from eckart.adapters.place import places
 from families import families
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import METHODS, activate, adapt
-from eckart.adapters.algebra import combine, delta_spectra, truncate, used_ranks
-from eckart.adapters.comparing import compare
-from eckart.adapters.pairing import attach, pairs, write_pairs
-from eckart.adapters.place import places
+from eckart.adapters.factored.algebra import combine, delta_spectra, truncate, used_ranks
+from eckart.adapters.factored.comparing import compare
+from eckart.adapters.factored.pairing import attach, pairs, write_pairs
+from eckart.adapters.layers.place import places
 from eckart.nn.batches import run_model
 from eckart.nn.files import LoraPair, lora_pairs, read_adapter
 from families import families

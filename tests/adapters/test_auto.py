@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from eckart import linalg
 from eckart.adapters import adapt, load, save
-from eckart.adapters.auto import _agreed, _crossed, _falling, choose_ranks
-from eckart.adapters.evidence import evidence_lines
-from eckart.adapters.place import adapters
-from eckart.adapters.targets import chosen
+from eckart.adapters.choosing.auto import _agreed, _crossed, _falling, choose_ranks
+from eckart.adapters.choosing.evidence import evidence_lines
+from eckart.adapters.choosing.targets import chosen
+from eckart.adapters.layers.place import adapters
 from families import families
 
 

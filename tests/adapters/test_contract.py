@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import METHODS, adapt, disabled
-from eckart.adapters.adapted_weight import AdaptedWeight
-from eckart.adapters.place import places
+from eckart.adapters.layers.adapted_weight import AdaptedWeight
+from eckart.adapters.layers.place import places
 from eckart.nn.batches import run_model
 from families import families
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 from eckart.adapters.settings import Settings
 from eckart.adapters.shapes.deep import CompressedDeep, Deep
 from eckart.adapters.starts import deep

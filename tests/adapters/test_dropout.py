@@ -2,7 +2,7 @@
 
 import torch
 
-from eckart.adapters.dropout import draw_seed, fallen
+from eckart.adapters.layers.dropout import draw_seed, fallen
 
 
 def test_the_share_that_falls_is_the_rate_within_four_standard_deviations() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eckart.adapters import adapt
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 
 
 class Block(nn.Module):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from eckart.adapters import activate, adapt, disabled, names
-from eckart.adapters.adapted_weight import AdaptedWeight
-from eckart.adapters.mixing import mixed
-from eckart.adapters.place import places
+from eckart.adapters.layers.adapted_weight import AdaptedWeight
+from eckart.adapters.layers.place import places
+from eckart.adapters.using.mixing import mixed
 from eckart.nn import matrices
 from families import families
 

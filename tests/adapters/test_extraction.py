@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import activate, adapt
-from eckart.adapters.extraction import Extraction, extract
-from eckart.adapters.merging import merge
-from eckart.adapters.pairing import pairs
-from eckart.adapters.place import places
+from eckart.adapters.factored.extraction import Extraction, extract
+from eckart.adapters.factored.pairing import pairs
+from eckart.adapters.layers.place import places
+from eckart.adapters.using.merging import merge
 from eckart.nn import observe
 from eckart.nn.batches import run_model
 from eckart.nn.files import Checkpoint, open_checkpoint, save_safetensors

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eckart.adapters import adapt
-from eckart.adapters.fused import Parts, fused
+from eckart.adapters.layers.fused import Parts, fused
 
 
 def parts(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt, disabled
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 from eckart.nn.batches import run_model
 from families import ConvNet, families
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import activate, adapt, disabled, load, save
-from eckart.adapters.saved_modules import saved_modules
+from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.nn import replace
 from eckart.nn.batches import run_model
 from eckart.nn.files import read_header, read_tensor, save_safetensors

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters import adapt, magnitude
-from eckart.adapters.adapted import AdaptedLayer
-from eckart.adapters.magnitude import row_factor, row_norm
+from eckart.adapters import adapt
+from eckart.adapters.layers import magnitude
+from eckart.adapters.layers.adapted import AdaptedLayer
+from eckart.adapters.layers.magnitude import row_factor, row_norm
 
 
 def layer(dtype: torch.dtype = torch.float32, m: int = 7, n: int = 9) -> AdaptedLayer:

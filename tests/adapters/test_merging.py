@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import METHODS, activate, adapt, names
-from eckart.adapters.certifying import certify
-from eckart.adapters.merging import merge
-from eckart.adapters.place import places
-from eckart.adapters.saved_modules import saved_modules
+from eckart.adapters.layers.place import places
+from eckart.adapters.layers.saved_modules import saved_modules
+from eckart.adapters.using.certifying import certify
+from eckart.adapters.using.merging import merge
 from eckart.nn.batches import run_model
 from families import families
 

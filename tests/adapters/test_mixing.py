@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import METHODS, activate, adapt
-from eckart.adapters.mixing import mixed
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
+from eckart.adapters.using.mixing import mixed
 from eckart.nn.batches import run_model
 from families import families
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt, disabled
-from eckart.adapters.place import adapters, places
+from eckart.adapters.layers.place import adapters, places
 from eckart.nn import left_out
 from eckart.nn.quantised import dequantized, is_quantised, quantised_matrices
 

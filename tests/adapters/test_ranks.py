@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt, shrink
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 from eckart.linalg import product_truncate
 
 

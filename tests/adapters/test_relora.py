@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt, jagged_cosine, load, restart, save
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 
 
 def network() -> nn.Module:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import activate, adapt, disabled
-from eckart.adapters.place import places
-from eckart.adapters.saved_modules import modules_before, saved_modules
+from eckart.adapters.layers.place import places
+from eckart.adapters.layers.saved_modules import modules_before, saved_modules
 from eckart.nn.batches import run_model
 from families import families
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import eckart
 from eckart.adapters import METHODS, adapt, load, save
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 from eckart.nn.batches import run_model
 from families import families
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 from eckart.adapters.shapes import vectors
 from eckart.adapters.shapes.kronecker import split
 from families import families

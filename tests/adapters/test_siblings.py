@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt, disabled
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 
 
 class Readers(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import METHODS, adapt
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 from families import families
 
 STARTS = (

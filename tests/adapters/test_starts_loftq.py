@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from eckart.adapters import adapt, disabled
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 from eckart.linalg import dequantize, quantize
 from eckart.nn import matrices
 from eckart.nn.files import save_safetensors

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import adapt
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 
 R, SCALE = 3, 2.0
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters import METHODS, activate, adapt, disabled, names
-from eckart.adapters.place import places
-from eckart.adapters.switching import remove, rename
+from eckart.adapters.layers.place import places
+from eckart.adapters.using.switching import remove, rename
 from eckart.nn.batches import run_model
 from families import families
 

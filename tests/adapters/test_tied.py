@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from eckart.adapters import adapt
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 from families import families
 
 

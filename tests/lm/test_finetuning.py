@@ -12,7 +12,7 @@ from two_processes import RULES, RUN, data, model, tuned
 
 import eckart
 from eckart.adapters import RankSchedule, orthogonality
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 from eckart.lm import finetune
 from eckart.lm.pruning_callback import PruneTriplets
 

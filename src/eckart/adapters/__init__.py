@@ -1,21 +1,21 @@
 """Adapt a model with few parameters: the whole LoRA family from a few axes, `METHODS`."""
 
-from eckart.adapters.adalora import RankSchedule, orthogonality
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.adapting import Adaptation, adapt
-from eckart.adapters.algebra import combine, delta_spectra, truncate, used_ranks
-from eckart.adapters.certifying import Certificate, certify
-from eckart.adapters.comparing import Compared, Comparison, compare
-from eckart.adapters.extraction import Extraction, extract
+from eckart.adapters.changing.adalora import RankSchedule, orthogonality
+from eckart.adapters.changing.relora import jagged_cosine, restart
+from eckart.adapters.changing.shrinking import shrink
+from eckart.adapters.factored.algebra import combine, delta_spectra, truncate, used_ranks
+from eckart.adapters.factored.comparing import Compared, Comparison, compare
+from eckart.adapters.factored.extraction import Extraction, extract
+from eckart.adapters.factored.pairing import attach, pairs, write_pairs
 from eckart.adapters.files import Saved, load, save
-from eckart.adapters.merging import Merged, merge
 from eckart.adapters.methods import METHODS, Method
-from eckart.adapters.mixing import mixed
-from eckart.adapters.pairing import attach, pairs, write_pairs
-from eckart.adapters.relora import jagged_cosine, restart
 from eckart.adapters.settings import Settings
-from eckart.adapters.shrinking import shrink
-from eckart.adapters.switching import activate, disabled, names, remove, rename
+from eckart.adapters.using.certifying import Certificate, certify
+from eckart.adapters.using.merging import Merged, merge
+from eckart.adapters.using.mixing import mixed
+from eckart.adapters.using.switching import activate, disabled, names, remove, rename
 
 __all__ = [
     "METHODS",

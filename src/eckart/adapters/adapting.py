@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.auto import choose_ranks
-from eckart.adapters.evidence import evidence_lines
+from eckart.adapters.changing.replicas import plain
+from eckart.adapters.choosing.auto import choose_ranks
+from eckart.adapters.choosing.evidence import evidence_lines
+from eckart.adapters.choosing.observing import observe_bases
+from eckart.adapters.choosing.ranks import check_automatic, fixed_ranks
+from eckart.adapters.choosing.targets import chosen, left_by_default, warn_of_tied
+from eckart.adapters.layers.place import adapters
+from eckart.adapters.layers.placing import check_options, place_all
+from eckart.adapters.layers.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.methods import METHODS, Method
-from eckart.adapters.observing import observe_bases
-from eckart.adapters.place import adapters
-from eckart.adapters.placing import check_options, place_all
-from eckart.adapters.ranks import check_automatic, fixed_ranks
-from eckart.adapters.replicas import plain
-from eckart.adapters.saved_modules import add_copies, chosen_modules, inside
 from eckart.adapters.settings import Settings
-from eckart.adapters.starting import Asked, prepare, start_all, with_prepared
 from eckart.adapters.starts.start import LookAtAll
-from eckart.adapters.switching import activate, check_name
-from eckart.adapters.targets import chosen, left_by_default, warn_of_tied
+from eckart.adapters.starts.starting import Asked, prepare, start_all, with_prepared
+from eckart.adapters.using.switching import activate, check_name
 from eckart.nn import Matrix, Observation, Patterns, Progress
 from eckart.nn.patterns import closest
 
@@ -85,7 +85,7 @@ def adapt(
         model: Any module.
         method: A row of `METHODS`.
         rank: One rank for all, or matrix name → rank, as `Profile.suggest_ranks` gives it (only those named are
-            adapted), or "auto": ranks, targets and α from the gradients of `batches` (see `adapters.auto`); None is
+            adapted), or "auto": ranks, targets and α from the gradients of `batches` (see `adapters.choosing.auto`); None is
             the method's default.
         budget: For rank="auto", the parameters of all B and A together: a number, or a share of the model's (0.01,
             "1%").

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 import eckart.adapters as adapters
-from eckart.adapters.place import places
-from eckart.adapters.switching import names
+from eckart.adapters.layers.place import places
+from eckart.adapters.using.switching import names
 from eckart.lm.adapter_state import holds_adapter, put_back, write_groups
 
 if TYPE_CHECKING:  # both take seconds to import

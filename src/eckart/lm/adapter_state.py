@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.adapted import AdaptedLayer
+from eckart.adapters.choosing.targets import matrices_before
 from eckart.adapters.files.own import read_own, read_told
 from eckart.adapters.files.stored import OWN_CONFIG, Stored
-from eckart.adapters.place import places
-from eckart.adapters.saved_modules import saved_modules
-from eckart.adapters.targets import matrices_before
+from eckart.adapters.layers.adapted import AdaptedLayer
+from eckart.adapters.layers.place import places
+from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.nn.files import read_adapter, read_json, write_json
 from eckart.nn.files.adapter import CONFIG
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from eckart.adapters import Adaptation
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.algebra import factors
-from eckart.adapters.place import Place, places
+from eckart.adapters.factored.algebra import factors
+from eckart.adapters.layers.place import Place, places
 from eckart.linalg import effective_rank, energy_rank, product_sum, product_svd, singular_values
 
 SHOWN = 64  # singular values kept of each matrix

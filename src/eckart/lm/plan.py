@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 from eckart.lm.pruning_callback import PruneTriplets
 from eckart.lm.restart_callback import Restarts
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 from eckart.nn import Matrix
 from eckart.nn.patterns import closest
 from eckart.nn.quantised import is_quantised

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from eckart.adapters.adapter import Adapter
 from eckart.adapters.adapting import Adaptation, summary
+from eckart.adapters.changing.replicas import plain
+from eckart.adapters.choosing.targets import matrices_by_name
 from eckart.adapters.files import vera
 from eckart.adapters.files.identity import differences
 from eckart.adapters.files.own import read_own, read_told
 from eckart.adapters.files.peft_reading import from_peft_alone
 from eckart.adapters.files.stored import OWN_CONFIG, Entry, Stored
+from eckart.adapters.layers.placing import place_all
+from eckart.adapters.layers.saved_modules import add_copies, check_modules, saved_modules
 from eckart.adapters.methods import METHODS
-from eckart.adapters.placing import place_all
-from eckart.adapters.replicas import plain
-from eckart.adapters.saved_modules import add_copies, check_modules, saved_modules
-from eckart.adapters.switching import activate, check_name
-from eckart.adapters.targets import matrices_by_name
+from eckart.adapters.using.switching import activate, check_name
 from eckart.nn import Matrix
 from eckart.nn.files import AdapterFiles, read_adapter
 from eckart.nn.files.adapter import CONFIG

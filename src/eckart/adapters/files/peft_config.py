@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from eckart.adapters.files.identity import base_name
-from eckart.adapters.saved_modules import inside, modules_before
+from eckart.adapters.layers.saved_modules import inside, modules_before
 
 CLASSIFIERS = ("classifier", "score")  # PEFT trains modules of these names whole for its classification tasks
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eckart.adapters.files.forms import by_layer, from_peft
 from eckart.adapters.files.lora_reading import shifted
 from eckart.adapters.files.stored import Entry, Stored
-from eckart.adapters.saved_modules import modules_before
+from eckart.adapters.layers.saved_modules import modules_before
 from eckart.adapters.settings import Settings
 from eckart.nn import Matrix
 from eckart.nn.files import AdapterFiles

@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from eckart.adapters.changing.replicas import by_first, unwrapped
+from eckart.adapters.choosing.targets import matrices_by_name
 from eckart.adapters.files.forms import Written, to_peft
 from eckart.adapters.files.identity import identity
 from eckart.adapters.files.own import describe, digest, given_back, not_given_back
 from eckart.adapters.files.stored import OWN_CONFIG, OWN_TENSORS, Held, gathered, whole
-from eckart.adapters.place import places
-from eckart.adapters.replicas import by_first, unwrapped
-from eckart.adapters.saved_modules import saved_modules
-from eckart.adapters.targets import matrices_by_name
+from eckart.adapters.layers.place import places
+from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.nn.files import AdapterFiles, atomic_directory, save_safetensors, write_json
 from eckart.nn.files.adapter import CONFIG, TENSORS
 from eckart.nn.patterns import closest

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 
 
 class Pair(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from eckart.adapters.place import places
+from eckart.adapters.layers.place import places
 
 
 def param_groups(

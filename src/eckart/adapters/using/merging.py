@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.certifying import Certificate, Plan, Rounding
-from eckart.adapters.replicas import plain
-from eckart.adapters.saved_modules import saved_modules
-from eckart.adapters.switching import let_act
+from eckart.adapters.changing.replicas import plain
+from eckart.adapters.layers.saved_modules import saved_modules
+from eckart.adapters.using.certifying import Certificate, Plan, Rounding
+from eckart.adapters.using.switching import let_act
 from eckart.nn import Progress, replace
 
 

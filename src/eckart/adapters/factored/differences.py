@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.saved_modules import modules_before
-from eckart.adapters.targets import chosen, matrices_by_name
+from eckart.adapters.choosing.targets import chosen, matrices_by_name
+from eckart.adapters.layers.saved_modules import modules_before
 from eckart.linalg import working_dtype
 from eckart.nn import Matrix, Patterns
 from eckart.nn.files import Checkpoint, CheckpointMatrix

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.place import adapters
+from eckart.adapters.changing.swapping import shaped_states
+from eckart.adapters.layers.place import adapters
 from eckart.adapters.shapes.two_factor import TwoFactor
-from eckart.adapters.swapping import shaped_states
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.magnitude import row_factor
+from eckart.adapters.layers.magnitude import row_factor
 from eckart.nn import Matrix
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eckart.adapters.switching import disabled
+from eckart.adapters.using.switching import disabled
 from eckart.nn import Matrix, Observation, Progress, matrices, observe
 
 
@@ -40,7 +40,7 @@ def observe_bases(
     Example:
         >>> import torch
         >>> from eckart.adapters import adapt
-        >>> from eckart.adapters.targets import chosen
+        >>> from eckart.adapters.choosing.targets import chosen
         >>> model = nn.Sequential(nn.Linear(2, 3))
         >>> _ = adapt(model, rank=1)
         >>> list(observe_bases(model, chosen(model), ["input_norms"], [torch.ones(4, 2)]))

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from eckart.adapters.dropout import fallen
-from eckart.adapters.parts import Parts, Plan, distinct
+from eckart.adapters.layers.dropout import fallen
+from eckart.adapters.layers.parts import Parts, Plan, distinct
 
 # Skinny products run several times faster with the small side as rows where it is below this (measured: a fifth of the
 # time at rank 8, a tenth more at 64; two AVX-512 cores, MKL).

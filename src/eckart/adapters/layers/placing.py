@@ -5,11 +5,11 @@ Paper: none.
 
 from torch import nn
 
-from eckart.adapters.adapted import AdaptedLayer
-from eckart.adapters.adapted_weight import AdaptedWeight
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.place import Place, places
-from eckart.adapters.siblings import Siblings
+from eckart.adapters.layers.adapted import AdaptedLayer
+from eckart.adapters.layers.adapted_weight import AdaptedWeight
+from eckart.adapters.layers.place import Place, places
+from eckart.adapters.layers.siblings import Siblings
 from eckart.nn import Matrix, replace
 from eckart.nn.products import CALLED
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eckart.adapters.adapted import AdaptedLayer
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.magnitude import row_factor
-from eckart.adapters.place import Place, places
-from eckart.adapters.saved_modules import saved_modules
-from eckart.adapters.switching import disabled, names, require_known
+from eckart.adapters.layers.adapted import AdaptedLayer
+from eckart.adapters.layers.magnitude import row_factor
+from eckart.adapters.layers.place import Place, places
+from eckart.adapters.layers.saved_modules import saved_modules
+from eckart.adapters.using.switching import disabled, names, require_known
 
 KINDS = ("linear", "conv1d", "embedding")
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters.adapting import Adaptation
-from eckart.adapters.differences import Source, both, differences
-from eckart.adapters.pairing import attach
-from eckart.adapters.place import places
+from eckart.adapters.factored.differences import Source, both, differences
+from eckart.adapters.factored.pairing import attach
+from eckart.adapters.layers.place import places
 from eckart.linalg import (
     allocate,
     approximation_error,

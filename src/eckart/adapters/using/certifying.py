@@ -19,11 +19,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters import switching
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.magnitude import row_factor
-from eckart.adapters.place import Place, places
-from eckart.adapters.saved_modules import SavedModule, saved_modules
+from eckart.adapters.layers.magnitude import row_factor
+from eckart.adapters.layers.place import Place, places
+from eckart.adapters.layers.saved_modules import SavedModule, saved_modules
+from eckart.adapters.using import switching
 from eckart.linalg import stochastic_round
 from eckart.nn import Progress
 

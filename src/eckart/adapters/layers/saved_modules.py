@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from eckart.adapters.place import Place, outer_modules
+from eckart.adapters.layers.place import Place, outer_modules
 from eckart.nn import Patterns, replace, select
 from eckart.nn.patterns import closest
 

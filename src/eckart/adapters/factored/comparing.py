@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from eckart.adapters.algebra import Pairs, factors, naming, union
+from eckart.adapters.factored.algebra import Pairs, factors, naming, union
 from eckart.linalg import overlap, product_distance, product_inner, product_norm, product_svd
 
 ROUNDING = 1e-6  # of the largest singular value: directions below it are none

@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.adalora import RankSchedule
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.place import Place, places
-from eckart.adapters.replicas import refuse_replicas
+from eckart.adapters.changing.adalora import RankSchedule
+from eckart.adapters.changing.replicas import refuse_replicas
+from eckart.adapters.changing.swapping import Change, Factor, swap
+from eckart.adapters.layers.place import Place, places
 from eckart.adapters.shapes.triplets import Triplets
 from eckart.adapters.shapes.two_factor import TwoFactor
-from eckart.adapters.swapping import Change, Factor, swap
-from eckart.adapters.switching import take_off
+from eckart.adapters.using.switching import take_off
 from eckart.linalg import product_svd
 from eckart.nn.patterns import closest
 

@@ -13,12 +13,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.conditions import PLAIN, is_eager, is_watched, why_alone
-from eckart.adapters.dropout import draw_seed
-from eckart.adapters.fused import Parts, fused
-from eckart.adapters.magnitude import row_factor
-from eckart.adapters.place import Place
-from eckart.adapters.siblings import Siblings
+from eckart.adapters.layers.conditions import PLAIN, is_eager, is_watched, why_alone
+from eckart.adapters.layers.dropout import draw_seed
+from eckart.adapters.layers.fused import Parts, fused
+from eckart.adapters.layers.magnitude import row_factor
+from eckart.adapters.layers.place import Place
+from eckart.adapters.layers.siblings import Siblings
 from eckart.nn import Matrix, replace
 from eckart.nn.factored import to_linear
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows

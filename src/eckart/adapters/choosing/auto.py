@@ -42,7 +42,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.observing import observe_bases
+from eckart.adapters.choosing.observing import observe_bases
 from eckart.linalg import allocate, map_side_by_side, truncated_svd
 from eckart.nn import Matrix, Observation, Progress
 
@@ -89,7 +89,7 @@ def choose_ranks(
         ValueError: No budget or one that buys no direction, fewer than two batches, or halves that agree on nothing.
 
     Example:
-        >>> from eckart.adapters.targets import chosen
+        >>> from eckart.adapters.choosing.targets import chosen
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
         >>> _ = nn.init.eye_(model[1].weight)
         >>> inputs = torch.randn(4, 64, 8, generator=torch.Generator().manual_seed(0))

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from eckart.adapters.adapted import AdaptedLayer
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.place import Place, places
-from eckart.adapters.replicas import plain
-from eckart.adapters.saved_modules import SavedModule, saved_modules
+from eckart.adapters.changing.replicas import plain
+from eckart.adapters.layers.adapted import AdaptedLayer
+from eckart.adapters.layers.place import Place, places
+from eckart.adapters.layers.saved_modules import SavedModule, saved_modules
 from eckart.nn import replace
 from eckart.nn.patterns import closest
 

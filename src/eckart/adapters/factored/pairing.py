@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from eckart.adapters.adapting import Adaptation, adapt
-from eckart.adapters.algebra import Pairs
+from eckart.adapters.choosing.targets import matrices_by_name
+from eckart.adapters.factored.algebra import Pairs
 from eckart.adapters.files import lora
 from eckart.adapters.files.peft_config import common
 from eckart.adapters.files.stored import gathered
-from eckart.adapters.place import Place, adapters, places
-from eckart.adapters.saved_modules import saved_modules
-from eckart.adapters.switching import check_name, names, require_known
-from eckart.adapters.targets import matrices_by_name
+from eckart.adapters.layers.place import Place, adapters, places
+from eckart.adapters.layers.saved_modules import saved_modules
+from eckart.adapters.using.switching import check_name, names, require_known
 from eckart.linalg import product_truncate
 from eckart.nn import Matrix
 from eckart.nn.files import LoraPair, write_adapter

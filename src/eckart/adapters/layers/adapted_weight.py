@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from eckart.adapters.place import Place
+from eckart.adapters.layers.place import Place
 from eckart.nn import Matrix
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from eckart.adapters.place import adapters
+from eckart.adapters.layers.place import adapters
 from eckart.adapters.shapes.triplets import Triplets
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from eckart.adapters.adapter import Adapter
-from eckart.adapters.magnitude import row_norm
+from eckart.adapters.layers.magnitude import row_norm
 from eckart.adapters.methods import Method
 from eckart.adapters.settings import Settings
 from eckart.adapters.starts.start import Look, LookAtAll, Prepared

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 
 from torch import Tensor, nn
 
-from eckart.adapters.place import Place, places
-from eckart.adapters.saved_modules import saved_modules
+from eckart.adapters.layers.place import Place, places
+from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.nn import Matrix, Patterns, locate, select
 from eckart.nn.matrices import _all_matrices
 from eckart.nn.quantised import quantised_matrices

@@ -1,0 +1,1 @@
+"""Adapters that change while they train: pruned, shrunk, restarted."""

@@ -1,0 +1,1 @@
+"""Which matrices are adapted, and at which ranks."""

@@ -1,0 +1,1 @@
+"""Adapters at work: switched, mixed in a batch, merged."""
