@@ -30,6 +30,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/refresh.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/completion.py
+	$(BIN)/python benchmarks/adapt_speed.py
+	$(BIN)/python benchmarks/adapt_switching.py
+	$(BIN)/python benchmarks/auto_rank.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet

@@ -394,9 +394,13 @@ def test_the_outer_factors_of_a_compressed_deep_lora_have_their_own_rate() -> No
 
 def test_errors_name_the_argument_and_the_remedy() -> None:
     model = nn.Sequential(nn.Linear(6, 4))
-    with pytest.raises(ValueError, match="nothing trains"):
+    with pytest.raises(ValueError, match="it has no adapters"):
         param_groups(model.requires_grad_(False), 1e-3)
     adapt(model, "deep-lora", rank=2)
+    activate(model)
+    with pytest.raises(ValueError, match="nothing trains"):
+        param_groups(model, 1e-3)
+    activate(model, "default")
     with pytest.raises(ValueError, match="plus: -1"):
         param_groups(model, 1e-3, plus=-1)
     with pytest.raises(ValueError, match="no factor of a pair"):

@@ -85,8 +85,8 @@ def adapt(
         model: Any module.
         method: A row of `METHODS`.
         rank: One rank for all, or matrix name → rank, as `Profile.suggest_ranks` gives it (only those named are
-            adapted), or "auto": ranks, targets and α from the gradients of `batches` (see `adapters.choosing.auto`); None is
-            the method's default.
+            adapted), or "auto": ranks, targets and α from the gradients of `batches` (see `adapters.choosing.auto`);
+            None is the method's default.
         budget: For rank="auto", the parameters of all B and A together: a number, or a share of the model's (0.01,
             "1%").
         alpha: α > 0; None is the method's default (some are not scaled and take none). With rank="auto" it is divided
