@@ -130,6 +130,15 @@ def families() -> dict[str, Callable[[], Built]]:
     return {name: lambda parts=parts: _build(*parts) for name, parts in _PARTS.items()}
 
 
+def stir(model: nn.Module) -> None:
+    """Give everything that trains other values."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
 def masked(name: str) -> Built:
     """A text family (one of TEXT) whose batches are padded on the right: `attention_mask` has zeros, labels −100."""
     model, batches = families()[name]()

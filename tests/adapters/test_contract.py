@@ -10,7 +10,7 @@ from eckart.adapters import METHODS, adapt, disabled
 from eckart.adapters.layers.adapted_weight import AdaptedWeight
 from eckart.adapters.layers.place import places
 from eckart.nn.batches import run_model
-from families import families
+from families import families, stir
 
 FAMILIES = ("sequential", "conv1d", "conv2d", "encoder", "gpt2", "llama", "mixtral", "bert", "vit")
 TARGETS = {"mixtral": ("*_proj",)}  # its experts too, which are left out by default
@@ -32,15 +32,6 @@ def adapted(family: str, method: str, **options: Any) -> tuple[nn.Module, list[A
         options.setdefault("original", {name: p * (1 + 0.1 * p.sin()) for name, p in model.named_parameters()})
     adapt(model, method, rank=2, targets=TARGETS.get(family), **options)
     return model, batches
-
-
-def stir(model: nn.Module) -> None:
-    """Give everything that trains other values."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

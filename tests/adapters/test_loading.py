@@ -15,22 +15,13 @@ from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.nn import replace
 from eckart.nn.batches import run_model
 from eckart.nn.files import read_header, read_tensor, save_safetensors
-from families import families
+from families import families, stir
 
 
 def output(model: nn.Module, batch: Any) -> Tensor:
     with torch.no_grad():
         result = run_model(model, batch)
     return getattr(result, "logits", result)
-
-
-def stir(model: nn.Module) -> None:
-    """Give everything that trains other values."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @pytest.fixture(scope="module")

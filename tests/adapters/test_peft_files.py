@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eckart.adapters import METHODS, adapt, load, save
 from eckart.adapters.layers.place import adapters
 from eckart.nn.batches import run_model
-from families import ConvNet, families
+from families import ConvNet, families, stir
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft's own
@@ -27,15 +27,6 @@ def output(model: nn.Module, batch: Any) -> Tensor:
             batch = {key: value for key, value in batch.items() if key != "labels"}
         result = run_model(model, batch)
     return getattr(result, "logits", result)
-
-
-def stir(model: nn.Module) -> None:
-    """Give everything that trains other values."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 def built(family: str) -> tuple[nn.Module, list[Any]]:

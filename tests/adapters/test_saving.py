@@ -12,7 +12,7 @@ import eckart
 from eckart.adapters import METHODS, adapt, load, save
 from eckart.adapters.layers.place import adapters
 from eckart.nn.batches import run_model
-from families import families
+from families import families, stir
 
 FAMILIES = ("sequential", "conv1d", "conv2d", "gpt2", "llama", "bert", "vit", "encoder")
 
@@ -21,15 +21,6 @@ def output(model: nn.Module, batch: Any) -> Tensor:
     with torch.no_grad():
         result = run_model(model, batch)
     return getattr(result, "logits", result)
-
-
-def stir(model: nn.Module) -> None:
-    """Give everything that trains other values."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 def adapted(family: str, method: str, **options: Any) -> tuple[nn.Module, list[Any]]:
