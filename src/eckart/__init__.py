@@ -11,18 +11,20 @@ __version__ = "0.1.0"
 _WHERE = {
     "adapt": "eckart.adapters",
     "load": "eckart.adapters",
+    "LowRankOptimizer": "eckart.optim",
     "measure": "eckart.spectra",
     "merge": "eckart.adapters",
     "Profile": "eckart.spectra",
     "Recorder": "eckart.spectra",
     "save": "eckart.adapters",
 }
-_PARTS = ("adapters", "claims", "linalg", "lm", "nn", "regularizers", "report", "spectra", "theory")
+_PARTS = ("adapters", "claims", "linalg", "lm", "nn", "optim", "regularizers", "report", "spectra", "theory")
 
-__all__ = ["Profile", "Recorder", "__version__", "adapt", "load", "measure", "merge", "save"]
+__all__ = ["LowRankOptimizer", "Profile", "Recorder", "__version__", "adapt", "load", "measure", "merge", "save"]
 
 if TYPE_CHECKING:
     from eckart.adapters import adapt, load, merge, save
+    from eckart.optim import LowRankOptimizer
     from eckart.spectra import Profile, Recorder, measure
 
 

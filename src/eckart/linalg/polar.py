@@ -1,0 +1,46 @@
+"""The inverse square root of a Gram matrix, which turns a matrix into its polar factor: M (MᵀM)^(−1/2).
+
+Cost: one eigendecomposition, O(r³), no host read.
+Paper: none.
+"""
+
+import torch
+from torch import Tensor
+
+from eckart.linalg._check import require_matrix, working_dtype
+
+
+@torch.no_grad()
+def inverse_root(
+    M: Tensor,  # (..., r, r) symmetric, positive semidefinite
+) -> Tensor:  # (..., r, r)
+    """M^(−1/2) on the range of M, and 0 off it.
+
+    What lies within the rounding of M (r ε of its largest eigenvalue) counts as off the range.
+
+    Args:
+        M: Gram matrices such as BᵀB, any float dtype; the arithmetic is float32 or float64.
+
+    Returns:
+        M^(−1/2), symmetric, in M's dtype; 0 for M = 0.
+
+    Raises:
+        ValueError: M is not square.
+
+    Example:
+        >>> B = torch.tensor([[2.0, 0.0], [0.0, 0.5], [0.0, 0.0]])
+        >>> B @ inverse_root(B.T @ B)
+        tensor([[1., 0.],
+                [0., 1.],
+                [0., 0.]])
+    """
+    require_matrix("M", M)
+    if M.shape[-1] != M.shape[-2]:
+        raise ValueError(f"M {tuple(M.shape)} must be square")
+    dtype = working_dtype(M.dtype)
+    peak = M.to(dtype).diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    scale = torch.where(peak > 0, peak, 1.0)
+    values, V = torch.linalg.eigh(M.to(dtype) / scale)
+    least = M.shape[-1] * torch.finfo(dtype).eps * values[..., -1:]
+    roots = torch.where(values > least, values.clamp(min=torch.finfo(dtype).tiny).rsqrt(), 0.0)
+    return ((V * roots.unsqueeze(-2)) @ V.mT / scale.sqrt()).to(M.dtype)

@@ -1,0 +1,53 @@
+"""AdamW for what is not trained in a subspace: vectors, embeddings, heads. Torch's fused kernel, moments in float32."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from eckart.optim.inner.adamw import adam_directions
+from eckart.optim.sharding import Shards
+from eckart.optim.writing import write_back
+
+
+def start(p: Tensor, state: dict[str, Any]) -> None:
+    """Put moments of zeros into a parameter's state."""
+    state["step"] = torch.zeros((), dtype=torch.float32)
+    dtype = torch.promote_types(p.dtype, torch.float32)
+    state["exp_avg"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+    state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+
+
+def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any], generators: Any) -> None:
+    """One step of AdamW on parameters of one group.
+
+    Args:
+        parameters: With gradients.
+        states: Theirs.
+        group: lr, betas, eps, weight_decay.
+        generators: Called with a position in the list: the source of its stochastic rounding.
+    """
+    for state in states:
+        state["step"] += 1
+    parts = [_part(p, state) for p, state in zip(parameters, states, strict=True)]
+    fused = [part for part in parts if part[0].numel() and part[0].dtype == part[1].dtype == part[2].dtype]
+    rate, decay, betas, eps = float(group["lr"]), group["weight_decay"], group["betas"], group["eps"]
+    if fused:
+        P, G, first, second = ([part[k] for part in fused] for k in range(4))
+        before = torch.tensor([float(part[4] - 1) for part in fused], device=P[0].device)
+        adamw(
+            P, G, first, second, [], list(before.unbind()), fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1],
+            lr=rate, weight_decay=decay, eps=eps, maximize=False,
+        )  # fmt: skip
+    for i, (W, grad, m, v, t) in enumerate(parts):
+        if W.numel() and not W.dtype == grad.dtype == m.dtype:
+            (D,) = adam_directions([grad.to(m.dtype)], [m], [v], [t], betas, eps)
+            write_back(W, W.to(m.dtype).mul_(1 - rate * decay).add_(D, alpha=-rate), generators(i))
+
+
+def _part(p: Tensor, state: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Weight, gradient and moments of this process, and the step."""
+    here = Shards(p).here
+    assert p.grad is not None
+    return here(p.detach()), here(p.grad), here(state["exp_avg"]), here(state["exp_avg_sq"]), int(state["step"])

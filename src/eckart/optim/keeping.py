@@ -1,0 +1,84 @@
+"""How moments and bases are kept between steps: in float32, or in 8 and 4 bits, or as the seed they were drawn with."""
+
+import torch
+from torch import Tensor
+
+from eckart.linalg import Quantized, dequantize, quantize
+from eckart.linalg.log_quantize import block_of, log_dequantize, log_quantize
+from eckart.optim.inner import INNER
+from eckart.optim.inner.inner import SHAPES, Moments
+from eckart.optim.projectors import PROJECTORS
+from eckart.optim.slot import Slot
+
+UNSIGNED = ("exp_avg_sq",)
+SCALES = "_scales"
+BLOCK_4BIT = 256  # entries for each scale of a basis in 4 bits, as in Q-GaLore
+
+
+def start_moments(slot: Slot) -> None:
+    """Put moments of zeros into a slot's state."""
+    for name, kind in INNER[slot.group["inner"]].moments.items():
+        shape = *slot.X.shape[:-2], *SHAPES[kind](slot.X.shape[-2], slot.rank)
+        zero = torch.zeros(shape, dtype=slot.X.dtype, device=slot.X.device)
+        by_rows = kind != "column"
+        if slot.group["moments"] == "8bit" and kind == "full":
+            codes, scales = log_quantize(zero, signed=name not in UNSIGNED, block=block_of(slot.rank))
+            slot.state[name] = slot.shards.place(codes, by_rows)
+            slot.state[name + SCALES] = slot.shards.place(scales, by_rows)
+        else:
+            slot.state[name] = slot.shards.place(zero, by_rows)
+
+
+def moments(slot: Slot) -> Moments:
+    """The moments in float32: the kept tensors themselves, or copies of what is kept in 8 bits."""
+    found = {}
+    for name in INNER[slot.group["inner"]].moments:
+        kept = slot.get(name)
+        if kept.dtype == torch.uint8:
+            kept = log_dequantize(kept, slot.get(name + SCALES), signed=name not in UNSIGNED)
+        found[name] = kept
+    return found
+
+
+def keep_moments(slot: Slot, found: Moments) -> None:
+    """Write copies back."""
+    for purpose, (name, moment) in enumerate(found.items(), start=2):
+        kept = slot.get(name)
+        if kept.dtype == torch.uint8:
+            source = slot.generator(slot.step, purpose)
+            signed = name not in UNSIGNED
+            codes, scales = log_quantize(moment, signed=signed, block=block_of(slot.rank), generator=source)
+            kept.copy_(codes)
+            slot.get(name + SCALES).copy_(scales)
+
+
+def keep_basis(slot: Slot, V: Tensor) -> Tensor:
+    """Put a basis into a slot's state; what a step will find there."""
+    form = slot.group["basis"]
+    if form == "seed":
+        return V
+    if form == "4bit":
+        packed = quantize(V, 4, block=BLOCK_4BIT)
+        _put(slot, "basis", packed.codes)
+        _put(slot, "basis" + SCALES, packed.scales)
+    else:
+        _put(slot, "basis", V.contiguous())
+    return basis(slot)
+
+
+def basis(slot: Slot) -> Tensor:  # (..., q, r), or (r,) integers
+    """The basis as it is kept, in float32."""
+    if slot.group["basis"] == "seed":
+        return PROJECTORS[slot.group["projector"]].renew(slot)
+    kept = slot.get("basis")
+    if kept.dtype == torch.uint8:
+        shape = (*slot.X.shape[:-2], slot.X.shape[-1], slot.rank)
+        return dequantize(Quantized(kept, slot.get("basis" + SCALES), shape, 4, BLOCK_4BIT), slot.X.dtype)
+    return kept
+
+
+def _put(slot: Slot, key: str, value: Tensor) -> None:
+    if key in slot.state:
+        slot.get(key).copy_(value)
+    else:
+        slot.state[key] = slot.shards.place(value, by_rows=False)

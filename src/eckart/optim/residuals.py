@@ -1,0 +1,82 @@
+"""What becomes of the part of the gradient outside the subspace: each rule fills in a slot's update.
+
+    update = D Vᵀ + a ∘ X + L Vᵀ + E        own D, rows a, low L, extra E
+
+| rule | update | as |
+|---|---|---|
+| drop | D Vᵀ | D |
+| norm-scaled (Fira) | D Vᵀ + s ∘ (X − R Vᵀ), s_i = ‖D_i‖ / ‖R_i‖ for each row | a = s, L = −s ∘ R |
+| whole (APOLLO) | s ∘ X | a = s |
+| tensor (APOLLO-Mini) | s X, s = ‖D‖ / ‖R‖ | a = s |
+| sgd | D Vᵀ + c (X − R Vᵀ) | a = c, L = −c R |
+| sign (FRUGAL) | D Vᵀ + c sign(X − R Vᵀ) | E |
+| feedback (LDAdam) | D Vᵀ, and what is lost joins the next gradient | D |
+
+So Fira's residual is never formed: one product (D − s∘R) Vᵀ and one pass over X make the update.
+Paper: Fira's code takes α R Vᵀ off instead of R Vᵀ, ours is the paper's.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eckart.optim.slot import Slot
+from eckart.optim.subspace import up
+
+TINY = 1e-8
+
+
+def drop(slot: Slot, D: Tensor) -> None:
+    slot.own = D
+
+
+def norm_scaled(slot: Slot, D: Tensor) -> None:
+    slot.own = D
+    slot.rows = _norm(D) / (_norm(slot.R) + TINY)
+    slot.low = slot.rows * -slot.R
+
+
+def whole(slot: Slot, D: Tensor) -> None:
+    slot.rows = _norm(D) / (_norm(slot.R) + TINY)
+
+
+def tensor(slot: Slot, D: Tensor) -> None:
+    squares = torch.stack([D.square().sum((-2, -1)), slot.R.square().sum((-2, -1))])
+    top, bottom = slot.shards.sum(squares).sqrt()[..., None, None].unbind()
+    slot.rows = top / (bottom + TINY)
+
+
+def sgd(slot: Slot, D: Tensor) -> None:
+    slot.own = D
+    slot.rows = slot.X.new_tensor(slot.group["residual_scale"])
+    slot.low = slot.R * -slot.group["residual_scale"]
+
+
+def sign(slot: Slot, D: Tensor) -> None:
+    slot.own = D
+    outside = slot.X - up(slot.R, slot.V, slot.X.shape[-1])
+    slot.extra = outside.sign_().mul_(slot.group["residual_scale"])
+
+
+def feedback(slot: Slot, D: Tensor) -> None:
+    """`slot.X` holds G and the error so far; what the subspace does not hold of it is the next one."""
+    slot.own = D
+    slot.get("error").copy_(slot.X - up(slot.R, slot.V, slot.X.shape[-1]))
+
+
+def _norm(t: Tensor) -> Tensor:  # (..., p, 1)
+    return torch.linalg.vector_norm(t, dim=-1, keepdim=True)
+
+
+RESIDUALS: dict[str, Callable[[Slot, Tensor], None]] = {
+    "drop": drop,
+    "norm-scaled": norm_scaled,
+    "whole": whole,
+    "tensor": tensor,
+    "sgd": sgd,
+    "sign": sign,
+    "feedback": feedback,
+}
+ORTHONORMAL = ("norm-scaled", "sgd", "sign", "feedback")  # these take X − R Vᵀ for what is outside
+FEEDBACK = ("feedback",)  # these keep a matrix of the gradient's size

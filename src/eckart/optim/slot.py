@@ -1,0 +1,76 @@
+"""One matrix within one step: what the rules read and write."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eckart.optim.sharding import Shards
+
+
+@dataclass
+class Slot:
+    """A matrix, its state and what a step has found out so far.
+
+    X is (p, q), V is (q, r), R = X V is (p, r), or batches of them. All are of this process: where rows of X are shared
+    out, sums over p go through `shards`.
+    """
+
+    parameter: Tensor
+    name: str
+    state: dict[str, Any]
+    group: dict[str, Any]
+    shards: Shards
+    index: int  # among all parameters of the optimizer; with the seed it says which random numbers are drawn
+    rank: int
+    left: bool
+    X: Tensor = field(repr=False)  # the gradient in float32 (float64 for float64), never written to
+    V: Tensor = field(repr=False)  # what R is made with; a (r,) tensor of integers picks columns
+    R: Tensor = field(repr=False)
+    own: Tensor | None = None  # D: what the inner rule makes of R
+    rows: Tensor | None = None  # (p, 1) or scalar: what multiplies X itself
+    low: Tensor | None = None  # (p, r): what is taken off rows ∘ X within the subspace
+    extra: Tensor | None = None  # (p, q): anything else
+
+    def get(self, key: str) -> Tensor:
+        """A state's part on this process."""
+        return self.shards.here(self.state[key])
+
+    @property
+    def step(self) -> int:
+        """Steps so far, this one included."""
+        return int(self.state["step"])
+
+    def factor(self) -> Tensor | None:  # (p, r)
+        """All of the update that goes through Vᵀ."""
+        if self.own is None or self.low is None:
+            return self.low if self.own is None else self.own
+        return self.own + self.low
+
+    def gathered(self) -> Tensor:  # (..., p, q)
+        """X with the rows of all processes."""
+        return self.shards.gather(self.X)
+
+    def is_zero(self) -> bool:
+        """Whether the gradient is zero in all processes. One host read."""
+        peak = self.X.abs().amax() if self.X.numel() else self.X.new_zeros(())
+        return not bool(self.shards.max(peak))
+
+    def generator(self, when: int | None = None, purpose: int = 0) -> torch.Generator:
+        """Random numbers of this matrix: the same in each process, and again after a resume.
+
+        Args:
+            when: At which step; None is that of the last refresh.
+            purpose: What they are for.
+        """
+        when = int(self.state["basis_step"]) if when is None else when
+        return generator(self.X.device, self.group["seed"], self.index, when, purpose)
+
+
+def generator(device: torch.device, *parts: int) -> torch.Generator:
+    """A source of random numbers that hangs on all of some numbers."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)
+    return torch.Generator(device).manual_seed(mixed)
