@@ -34,7 +34,7 @@ def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str
     fused = [part for part in parts if part[0].numel() and part[0].dtype == part[1].dtype == part[2].dtype]
     rate, decay, betas, eps = float(group["lr"]), group["weight_decay"], group["betas"], group["eps"]
     if fused:
-        P, G, first, second = ([part[k] for part in fused] for k in range(4))
+        P, G, first, second = map(list, zip(*(part[:4] for part in fused), strict=True))
         before = torch.tensor([float(part[4] - 1) for part in fused], device=P[0].device)
         adamw(
             P, G, first, second, [], list(before.unbind()), fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1],

@@ -1,8 +1,8 @@
 """How one parameter lies over processes: the part that is here, sums over the others, and states that lie alike.
 
 A parameter of FSDP2 is a DTensor with its rows (dimension 0) shared out; of tensor parallelism, its rows or columns.
-The dimension that is shared out must be the one that the basis is not on: then G V, the moments and the update are local,
-and only what is summed over rows (the next basis, norms) travels. Replicas (DDP, the outer dimension of HSDP) hold the
+The dimension that is shared out must be the one that the basis is not on: then G V, the moments and the update are
+local, and only what is summed over rows (the next basis, norms) travels. Replicas (DDP, the outer dimension of HSDP) hold the
 same and send nothing here.
 
 Paper: none.

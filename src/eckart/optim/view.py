@@ -53,7 +53,7 @@ def is_left(shape: tuple[int, ...], side: str | None, shared: int | None, stack:
     left = smaller if side == "smaller" else side == "left"
     if allowed is not None and left != allowed:
         raise ValueError(
-            f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared out "
-            f"between processes, so each step would send a matrix; give side={'left' if allowed else 'right'!r}, or None"
+            f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared "
+            f"out between processes, so each step would send a matrix; give side={'left' if allowed else 'right'!r}, or None"
         )
     return left
