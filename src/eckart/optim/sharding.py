@@ -2,8 +2,8 @@
 
 A parameter of FSDP2 is a DTensor with its rows (dimension 0) shared out; of tensor parallelism, its rows or columns.
 The dimension that is shared out must be the one that the basis is not on: then G V, the moments and the update are
-local, and only what is summed over rows (the next basis, norms) travels. Replicas (DDP, the outer dimension of HSDP) hold the
-same and send nothing here.
+local, and only what is summed over rows (the next basis, norms) travels. Replicas (DDP, the outer dimension of HSDP)
+hold the same and send nothing here.
 
 Paper: none.
 """

@@ -54,6 +54,6 @@ def is_left(shape: tuple[int, ...], side: str | None, shared: int | None, stack:
     if allowed is not None and left != allowed:
         raise ValueError(
             f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared "
-            f"out between processes, so each step would send a matrix; give side={'left' if allowed else 'right'!r}, or None"
+            f"out between processes: each step would send a matrix; side={'left' if allowed else 'right'!r} is not"
         )
     return left
