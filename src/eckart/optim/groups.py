@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from eckart.nn import Matrix, Patterns, matrices, select
 from eckart.nn.heads import is_head
 from eckart.nn.patterns import closest
+from eckart.optim.view import as_matrix_shape
 
 USUAL = ("linear", "conv1d", "conv", "attention", "experts")
 
@@ -25,7 +26,8 @@ def param_groups(
 
     Args:
         model: The model.
-        rank: r of every matrix, or matrix name → r as `Profile.suggest_ranks` gives it (a stack's members must agree).
+        rank: r of every matrix, or matrix name → r as `Profile.suggest_ranks` gives it (a stack's members must agree;
+            a full rank, the smaller dimension, says dense: AdamW).
         targets: Glob patterns of names; None: every linear, convolution, attention and experts weight but the
             head. With a mapping: of all that it names.
         exclude: Patterns of names that get AdamW.
@@ -42,6 +44,8 @@ def param_groups(
         >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 8), nn.Linear(8, 8))
         >>> [(group.get("rank"), [name for name, _ in group["params"]]) for group in param_groups(model, 2)]
         [(2, ['1.weight', '2.weight']), (None, ['0.weight', '1.bias', '2.bias'])]
+        >>> [(group.get("rank"), len(group["params"])) for group in param_groups(model, {"1": 2, "2": 8})]
+        [(2, 1), (None, 4)]
     """
     found = {each.name: each for each in matrices(model) if each.stored}
     ranks = _ranks(model, found, rank, targets, exclude)
@@ -53,8 +57,10 @@ def param_groups(
         parameter = matrix.module._parameters[matrix.parameter]
         if parameter is None or not parameter.requires_grad:
             continue
-        taken.add(id(parameter))
         stack = matrix.kind == "experts"
+        if isinstance(rank, Mapping) and _is_full(parameter, r, stack):
+            continue
+        taken.add(id(parameter))
         chosen.setdefault((r, stack), []).append((names[id(parameter)], parameter))
     rest = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in taken]
     if not taken:
@@ -74,7 +80,7 @@ def split_by_rank(params: Iterable[Any], ranks: Mapping[str, int]) -> list[dict[
 
     Args:
         params: (name, parameter) pairs, as `model.named_parameters()` gives them.
-        ranks: Name → r; the names may leave out a trailing ".weight".
+        ranks: Name → r; the names may leave out a trailing ".weight". A full rank is AdamW too.
 
     Raises:
         ValueError: The parameters have no names, or a name is not among them.
@@ -90,8 +96,13 @@ def split_by_rank(params: Iterable[Any], ranks: Mapping[str, int]) -> list[dict[
         given[every[name]] = r
     groups: dict[int | None, list[Any]] = {}
     for name, parameter in pairs:
-        groups.setdefault(given.get(name), []).append((name, parameter))
+        r = given.get(name)
+        groups.setdefault(None if _is_full(parameter, r, stack=False) else r, []).append((name, parameter))
     return [{"params": each, "rank": r} for r, each in groups.items()]
+
+
+def _is_full(parameter: Tensor, rank: int | None, stack: bool) -> bool:
+    return parameter.ndim >= 2 and rank == min(as_matrix_shape(parameter.shape, stack)[-2:])
 
 
 def _ranks(
