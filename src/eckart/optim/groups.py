@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from eckart.nn import Matrix, Patterns, matrices, select
-from eckart.nn.heads import is_head
+from eckart.nn.heads import head_names
 from eckart.nn.patterns import closest
 from eckart.optim.view import as_matrix_shape
 
@@ -126,5 +126,5 @@ def _ranks(
         return {name: r for name, r in given.items() if name in names}
     names = {every[name] for name in select(every, targets, exclude)}
     if targets is None:
-        names = {name for name in names if found[name].kind in USUAL and not is_head(model, found[name])}
+        names = {name for name in names if found[name].kind in USUAL} - head_names(model, found.values())
     return {name: rank for name in found if name in names}

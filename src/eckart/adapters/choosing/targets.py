@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eckart.adapters.layers.place import Place, places
 from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.nn import Matrix, Patterns, locate, select
+from eckart.nn.heads import head_names
 from eckart.nn.matrices import _all_matrices
 from eckart.nn.quantised import quantised_matrices
 from eckart.nn.weights import layouts
@@ -63,7 +64,7 @@ def chosen(
     every = [name for matrix in found for name in (matrix.name, *matrix.tied)]
     names = set(select(every, targets, exclude))
     if targets is None:
-        heads = {matrix.name for matrix in found if _is_head(model, matrix)}
+        heads = head_names(model, found)
         names = {m.name for m in found if m.name in names and m.kind in USUAL and m.name not in heads} | names & {
             *named
         }
@@ -180,12 +181,3 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def _experts(model: nn.Module) -> list[Matrix]:
     return [matrix for matrix in matrices_before(model) if matrix.kind == "experts"]
-
-
-def _is_head(model: nn.Module, matrix: Matrix) -> bool:
-    """Whether a matrix makes the model's output: it is tied to an embedding, or is what the model says its head is."""
-    output = getattr(model, "get_output_embeddings", lambda: None)()
-    if isinstance(output, Place):
-        output = output.base
-    modules = [_owner(model, name)[0] for name in (matrix.name, *matrix.tied)]
-    return matrix.module is output or (bool(matrix.tied) and any(isinstance(each, nn.Embedding) for each in modules))
