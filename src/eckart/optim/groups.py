@@ -1,11 +1,12 @@
 """Which parameters are trained in a subspace, and at which rank: parameter groups from a model."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from eckart.nn import Matrix, Patterns, matrices, select
+from eckart.nn import Matrix, Patterns, matrices, member_name, select, split_member
 from eckart.nn.heads import head_names
 from eckart.nn.patterns import closest
 from eckart.optim.view import as_matrix_shape
@@ -26,10 +27,10 @@ def param_groups(
 
     Args:
         model: The model.
-        rank: r of every matrix, or matrix name → r as `Profile.suggest_ranks` gives it (a stack's members must agree;
-            a full rank, the smaller dimension, says dense: AdamW).
+        rank: r of every matrix, or matrix name → r as `Profile.suggest_ranks` gives it: a full rank, the smaller
+            dimension, says dense, which is AdamW; the members of a stack share the mean of their ranks.
         targets: Glob patterns of names; None: every linear, convolution, attention and experts weight but the
-            head. With a mapping: of all that it names.
+            head and, with a warning, what is smaller than the rank. With a mapping: of all that it names.
         exclude: Patterns of names that get AdamW.
         decay_vectors: Whether weight decay is also for biases, norms and other vectors.
         options: Further options of the matrices' groups, as `LowRankOptimizer` takes them.
@@ -48,20 +49,13 @@ def param_groups(
         [(2, 1), (None, 4)]
     """
     found = {each.name: each for each in matrices(model) if each.stored}
-    ranks = _ranks(model, found, rank, targets, exclude)
+    trained = {each.name: each for each in found.values() if _parameter(each).requires_grad}
     chosen: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
-    taken = set()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for name, r in ranks.items():
-        matrix = found[name]
-        parameter = matrix.module._parameters[matrix.parameter]
-        if parameter is None or not parameter.requires_grad:
-            continue
-        stack = matrix.kind == "experts"
-        if isinstance(rank, Mapping) and _is_full(parameter, r, stack):
-            continue
-        taken.add(id(parameter))
+    for name, r in _ranks(model, found, trained, rank, targets, exclude).items():
+        parameter, stack = _parameter(found[name]), found[name].kind == "experts"
         chosen.setdefault((r, stack), []).append((names[id(parameter)], parameter))
+    taken = {id(parameter) for each in chosen.values() for _, parameter in each}
     rest = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in taken]
     if not taken:
         raise ValueError("params: no matrix is left to train in a subspace; see requires_grad, targets, exclude")
@@ -96,35 +90,68 @@ def split_by_rank(params: Iterable[Any], ranks: Mapping[str, int]) -> list[dict[
         given[every[name]] = r
     groups: dict[int | None, list[Any]] = {}
     for name, parameter in pairs:
-        r = given.get(name)
-        groups.setdefault(None if _is_full(parameter, r, stack=False) else r, []).append((name, parameter))
+        full = parameter.ndim >= 2 and given.get(name) == min(as_matrix_shape(parameter.shape, stack=False)[-2:])
+        groups.setdefault(None if full else given.get(name), []).append((name, parameter))
     return [{"params": each, "rank": r} for r, each in groups.items()]
 
 
-def _is_full(parameter: Tensor, rank: int | None, stack: bool) -> bool:
-    return parameter.ndim >= 2 and rank == min(as_matrix_shape(parameter.shape, stack)[-2:])
+def _parameter(matrix: Matrix) -> nn.Parameter:
+    parameter = matrix.module._parameters[matrix.parameter]
+    assert parameter is not None  # as it is stored
+    return parameter
 
 
 def _ranks(
     model: nn.Module,
     found: Mapping[str, Matrix],
+    trained: Mapping[str, Matrix],
     rank: int | Mapping[str, int],
     targets: Patterns,
     exclude: Patterns,
 ) -> dict[str, int]:
-    """Matrix name → rank of what is chosen."""
+    """Matrix name → rank of what is trained in a subspace."""
     every = {name: each.name for each in found.values() for name in (each.name, *each.tied)}
+    names = {every[name] for name in select(every, targets, exclude)} & set(trained)
     if isinstance(rank, Mapping):
-        given: dict[str, int] = {}
-        for name, r in rank.items():
-            stack = name.partition("[")[0]
-            if stack not in every:
-                raise ValueError(f"rank: there is no matrix {name!r}; closest: {closest(name, every, whole=True)}")
-            if given.setdefault(every[stack], r) != r:
-                raise ValueError(f"rank: the members of {stack} have different ranks; a stack has one")
-        names = {every[name] for name in select(every, targets, exclude)}
-        return {name: r for name, r in given.items() if name in names}
-    names = {every[name] for name in select(every, targets, exclude)}
+        given = _of_matrices(rank, every, found)
+        return {name: r for name, r in given.items() if name in names and r != _full(found[name])}
     if targets is None:
         names = {name for name in names if found[name].kind in USUAL} - head_names(model, found.values())
+        small = sorted(name for name in names if isinstance(rank, int) and rank > _full(found[name]))
+        if small and len(small) < len(names):
+            names -= set(small)
+            warnings.warn(
+                f"rank {rank} is above a dimension of {', '.join(small)}: AdamW has {'them' if small[1:] else 'it'}. "
+                "Give a mapping of ranks to choose otherwise, or exclude them to say so",
+                stacklevel=3,
+            )
     return {name: rank for name in found if name in names}
+
+
+def _of_matrices(ranks: Mapping[str, int], every: Mapping[str, str], found: Mapping[str, Matrix]) -> dict[str, int]:
+    """Matrix name → rank. The members of a stack, which `name[index]` names, share the mean of theirs, rounded up."""
+    given: dict[str, dict[int | None, int]] = {}
+    for name, r in ranks.items():
+        stack, member = split_member(name)
+        if stack not in every or (member is not None and member >= found[every[stack]].stack):
+            raise ValueError(f"rank: there is no matrix {name!r}; closest: {closest(name, every, whole=True)}")
+        if given.setdefault(every[stack], {}).setdefault(member, r) != r:
+            raise ValueError(f"rank: {name} has the weight of another name, which has another rank; they are tied")
+    return {name: _shared(found[name], each) for name, each in given.items()}
+
+
+def _shared(matrix: Matrix, ranks: Mapping[int | None, int]) -> int:
+    if set(ranks) == {None}:
+        return ranks[None]
+    absent = [i for i in range(matrix.stack) if i not in ranks]
+    if None in ranks or absent:
+        why = "it and its members have ranks" if None in ranks else f"{member_name(matrix.name, absent[0])} has none"
+        raise ValueError(
+            f"rank: {matrix.name} is one stack of {matrix.stack}: {why}; give one rank, or one for each member"
+        )
+    mean = -(-sum(ranks.values()) // matrix.stack)
+    return _full(matrix) if mean == min(matrix.shape) else mean
+
+
+def _full(matrix: Matrix) -> int:
+    return min(as_matrix_shape(_parameter(matrix).shape, matrix.kind == "experts")[-2:])
