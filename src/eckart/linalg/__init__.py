@@ -16,11 +16,13 @@ from eckart.linalg.dimension import intrinsic_dimension
 from eckart.linalg.factored import balance, product_sum, product_svd, product_truncate
 from eckart.linalg.factored_norms import product_distance, product_inner, product_norm, product_nuclear_norm
 from eckart.linalg.invariant import complete, factorization_signal, invariant_subspace, propagate
+from eckart.linalg.log_quantize import log_dequantize, log_quantize
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
 from eckart.linalg.norms import k_support_norm, nuclear_norm, schatten_norm, vector_k_support_norm
 from eckart.linalg.orthonormal import orthonormalize
 from eckart.linalg.parallel import map_side_by_side
 from eckart.linalg.pivoting import pivot_factors, pivot_rows
+from eckart.linalg.polar import inverse_root
 from eckart.linalg.powerlaw import PowerLaw, power_law
 from eckart.linalg.proximal import prox_k_support_squared, prox_nuclear, prox_schatten
 from eckart.linalg.proximal_vector import prox_power, prox_vector_k_support_squared
@@ -64,7 +66,10 @@ __all__ = [
     "find_range",
     "intrinsic_dimension",
     "invariant_subspace",
+    "inverse_root",
     "k_support_norm",
+    "log_dequantize",
+    "log_quantize",
     "map_side_by_side",
     "marchenko_pastur_edge",
     "marchenko_pastur_median",

@@ -1,10 +1,15 @@
-"""How moments and bases are kept between steps: in float32, or in 8 and 4 bits, or as the seed they were drawn with."""
+"""How moments and bases are kept between steps: in float32, or in 8 and 4 bits, or as the seed they were drawn with.
+
+8-bit moments: 1 byte for an entry and 4 for each 64 of a row (`linalg.log_quantize`), rounded at random.
+4-bit basis: 132 bytes for each 256 entries of a matrix, the last block filled up; matrices of a stack share no block.
+Paper: Q-GaLore (2407.08296) keeps the weights in INT8 as well; ours stay in the model's type.
+"""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from eckart.linalg import Quantized, dequantize, quantize
-from eckart.linalg.log_quantize import block_of, log_dequantize, log_quantize
+from eckart.linalg import Quantized, dequantize, log_dequantize, log_quantize, quantize
 from eckart.optim.inner import INNER
 from eckart.optim.inner.inner import SHAPES, Moments
 from eckart.optim.projectors import PROJECTORS
@@ -18,11 +23,11 @@ BLOCK_4BIT = 256  # entries for each scale of a basis in 4 bits, as in Q-GaLore
 def start_moments(slot: Slot) -> None:
     """Put moments of zeros into a slot's state."""
     for name, kind in INNER[slot.group["inner"]].moments.items():
-        shape = *slot.X.shape[:-2], *SHAPES[kind](slot.X.shape[-2], slot.rank)
+        shape = *slot.X.shape[:-2], *SHAPES[kind](*slot.X.shape[-2:], slot.rank)
         zero = torch.zeros(shape, dtype=slot.X.dtype, device=slot.X.device)
-        by_rows = kind != "column"
+        by_rows = kind in ("full", "row")
         if slot.group["moments"] == "8bit" and kind == "full":
-            codes, scales = log_quantize(zero, signed=name not in UNSIGNED, block=block_of(slot.rank))
+            codes, scales = log_quantize(zero, signed=name not in UNSIGNED)
             slot.state[name] = slot.shards.place(codes, by_rows)
             slot.state[name + SCALES] = slot.shards.place(scales, by_rows)
         else:
@@ -35,7 +40,7 @@ def moments(slot: Slot) -> Moments:
     for name in INNER[slot.group["inner"]].moments:
         kept = slot.get(name)
         if kept.dtype == torch.uint8:
-            kept = log_dequantize(kept, slot.get(name + SCALES), signed=name not in UNSIGNED)
+            kept = log_dequantize(kept, slot.get(name + SCALES), signed=name not in UNSIGNED).to(slot.X.dtype)
         found[name] = kept
     return found
 
@@ -46,8 +51,7 @@ def keep_moments(slot: Slot, found: Moments) -> None:
         kept = slot.get(name)
         if kept.dtype == torch.uint8:
             source = slot.generator(slot.step, purpose)
-            signed = name not in UNSIGNED
-            codes, scales = log_quantize(moment, signed=signed, block=block_of(slot.rank), generator=source)
+            codes, scales = log_quantize(moment, signed=name not in UNSIGNED, generator=source)
             kept.copy_(codes)
             slot.get(name + SCALES).copy_(scales)
 
@@ -58,9 +62,10 @@ def keep_basis(slot: Slot, V: Tensor) -> Tensor:
     if form == "seed":
         return V
     if form == "4bit":
-        packed = quantize(V, 4, block=BLOCK_4BIT)
-        _put(slot, "basis", packed.codes)
-        _put(slot, "basis" + SCALES, packed.scales)
+        entries = V.flatten(-2)
+        packed = quantize(pad(entries, (0, -entries.shape[-1] % BLOCK_4BIT)), 4, block=BLOCK_4BIT)
+        _put(slot, "basis", packed.codes.view(*V.shape[:-2], -1))
+        _put(slot, "basis" + SCALES, packed.scales.view(*V.shape[:-2], -1))
     else:
         _put(slot, "basis", V.contiguous())
     return basis(slot)
@@ -72,8 +77,10 @@ def basis(slot: Slot) -> Tensor:  # (..., q, r), or (r,) integers
         return PROJECTORS[slot.group["projector"]].renew(slot)
     kept = slot.get("basis")
     if kept.dtype == torch.uint8:
-        shape = (*slot.X.shape[:-2], slot.X.shape[-1], slot.rank)
-        return dequantize(Quantized(kept, slot.get("basis" + SCALES), shape, 4, BLOCK_4BIT), slot.X.dtype)
+        shape = (*kept.shape[:-1], 2 * kept.shape[-1])
+        packed = Quantized(kept.flatten(), slot.get("basis" + SCALES).flatten(), shape, 4, BLOCK_4BIT)
+        q = slot.X.shape[-1]
+        return dequantize(packed, slot.X.dtype)[..., : q * slot.rank].unflatten(-1, (q, slot.rank))
     return kept
 
 
