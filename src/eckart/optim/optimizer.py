@@ -9,27 +9,32 @@ Cost of an ordinary step: 4 m n r flops, of a warm refresh 4 m n r more.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from eckart.linalg import working_dtype
 from eckart.optim import dense
-from eckart.optim.checking import in_subspace, require_finite, require_group, require_same_model
+from eckart.optim.checking import in_subspace, require_finite, require_group, require_known
 from eckart.optim.groups import param_groups, split_by_rank
 from eckart.optim.inner import INNER
 from eckart.optim.keeping import keep_moments, moments
 from eckart.optim.limiters import LIMITERS
-from eckart.optim.methods import METHODS
+from eckart.optim.loading import tensors_as_kept
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.refreshing import prepare
-from eckart.optim.residuals import RESIDUALS
+from eckart.optim.residuals import FEEDBACK, RESIDUALS
 from eckart.optim.slot import Slot, generator
-from eckart.optim.state import HOST, slot_of
-from eckart.optim.view import as_matrix_shape
+from eckart.optim.state import slot_of
+from eckart.optim.telemetry import note_update, start_noting
+from eckart.optim.view import as_matrix_shape, rank_of
 from eckart.optim.writing import ROUNDING, write
 
-TOGETHER = 1 << 24  # projected numbers that are alive at a time: 64 MiB
+if TYPE_CHECKING:
+    from eckart.optim.per_layer import StepInBackward
+
+TOGETHER = 1 << 24  # numbers that a step makes of gradients and that are alive at a time: 64 MiB
 
 
 class LowRankOptimizer(torch.optim.Optimizer):
@@ -40,7 +45,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
             `param_groups` leave embeddings and heads to AdamW; of plain parameters every matrix is projected. A group
             with `rank=None`, and every vector, gets AdamW.
         lr: Learning rate; None is the method's own.
-        rank: r, or a mapping from name to r (then `params` are a model or named); None is the method's own.
+        rank: r; or below 1 a share of each matrix's smaller dimension; or a mapping from name to these (then `params`
+            are a model or named); None is the method's own.
         method: A row of `METHODS`, which gives the default of each option below.
         options: projector, inner, residual, transport, limiter (see their tables), side, gap, schedule, scale, betas,
             eps, weight_decay, residual_scale, limit, moments, basis, seed: see `methods.DEFAULTS`.
@@ -63,25 +69,21 @@ class LowRankOptimizer(torch.optim.Optimizer):
         self,
         params: nn.Module | Iterable[Any],
         lr: float | None = None,
-        rank: int | Mapping[str, int] | None = None,
+        rank: float | Mapping[str, float] | None = None,
         *,
         method: str = "galore",
         **options: Any,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"method: {method!r}; one of {', '.join(METHODS)}")
-        row = METHODS[method]
+        row = require_known(method, options)
         chosen = row.options() | options
-        if unknown := set(options) - set(row.options()):
-            raise TypeError(f"LowRankOptimizer takes no {min(unknown)!r}; options are {', '.join(row.options())}")
         r = row.rank if rank is None else rank
         if isinstance(params, nn.Module):
             params = param_groups(params, r, **options)
         elif isinstance(r, Mapping):
             params = split_by_rank(params, r)
         each = None if isinstance(r, Mapping) else r
-        self._order: dict[Tensor, int] = {}  # parameter → position, which random numbers hang on
-        self._names: dict[Tensor, str] = {}
+        self.in_backward: StepInBackward | None = None  # set by `step_in_backward`
+        self.seen: dict[Tensor, dict[str, Any]] | None = None  # set by `watch`
         super().__init__(params, {"lr": row.lr if lr is None else lr, "rank": each, **chosen})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -96,14 +98,11 @@ class LowRankOptimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
-        names = self.param_groups[-1].get("param_names")
-        for i, p in enumerate(self.param_groups[-1]["params"]):
-            self._order[p] = len(self._order)
-            self._names[p] = names[i] if names else f"parameter {self._order[p]}"
+        self._list()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step.
+        """Make one step; after `step_in_backward`, what is left of it.
 
         Args:
             closure: Reevaluates the model and returns the loss.
@@ -114,6 +113,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: A gradient is sparse, or holds NaN or infinity (with the parameter's name); nothing has changed.
         """
+        if self.in_backward is not None:
+            return self.in_backward.finish(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -122,38 +123,44 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return loss
 
     @torch.no_grad()
-    def advance(self, parameters: Sequence[Tensor]) -> None:
+    def advance(self, parameters: Sequence[Tensor], given: Mapping[Tensor, Tensor] | None = None) -> None:
         """Make a step of these parameters alone, from their gradients.
 
         Args:
             parameters: Some of the optimizer's.
+            given: Parameter → R where it is known and its basis stays; its gradient is not looked at then.
 
         Raises:
             ValueError: As for `step`.
         """
-        require_finite(parameters, self._name)
-        wanted = set(map(id, parameters))
-        for group in self.param_groups:
-            mine = [p for p in group["params"] if id(p) in wanted]
+        require_finite(parameters, self.name_of, alone=self.in_backward is not None)
+        homes: dict[int, list[Tensor]] = {}
+        for p in parameters:
+            homes.setdefault(self._homes[p], []).append(p)
+        for home, mine in homes.items():
+            group = self.param_groups[home]
             low = [p for p in mine if in_subspace(p, group)]
             plain = [p for p in mine if not in_subspace(p, group)]
             for some in _portions(low, group):
-                self._advance_matrices([self._slot(p, group) for p in some], group)
+                self._advance_matrices([self.slot_of(p, given) for p in some], group)
             self._advance_plain(plain, group)
 
     def _advance_matrices(self, slots: list[Slot], group: dict[str, Any]) -> None:
-        slots = [slot for slot in slots if prepare(slot)]
+        slots = prepare(slots)
         if not slots:
             return
         found = [moments(slot) for slot in slots]
         for slot in slots:
             slot.state["since"] += 1
         projector, residual = PROJECTORS[group["projector"]], RESIDUALS[group["residual"]]
-        for slot, D in zip(slots, INNER[group["inner"]].directions(slots, found), strict=True):
-            if projector.after is not None:
+        directions = INNER[group["inner"]].directions(slots, found)
+        if projector.after is not None:
+            for slot, D in zip(slots, directions, strict=True):
                 projector.after(slot, D)
-            residual(slot, D)
+        residual(slots, directions)
         LIMITERS[group["limiter"]](slots)
+        for slot in slots:
+            note_update(slot)
         for slot, each in zip(slots, found, strict=True):
             write(slot)
             keep_moments(slot, each)
@@ -162,53 +169,80 @@ class LowRankOptimizer(torch.optim.Optimizer):
         for p in plain:
             if not self.state[p]:
                 dense.start(p, self.state[p])
+        moves = dense.moving(plain, [self.state[p] for p in plain])
+        plain = [p for p, move in zip(plain, moves, strict=True) if move]
         if plain:
             states = [self.state[p] for p in plain]
             dense.step(plain, states, group, lambda i: self._generator(plain[i], group))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Torch's: numbers, strings and tensors, which `torch.load(weights_only=True)` reads."""
-        return super().state_dict()
-
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load what `state_dict` gave; each tensor keeps its type.
+        """Load what `state_dict` gave: rates and further numbers of the groups, and a copy of each tensor.
+
+        Torch's own gives every tensor the parameter's type; here each keeps its own.
 
         Raises:
-            ValueError: It is of another model; nothing has changed.
+            ValueError: It is of another model, method or rank, or of other processes; nothing has changed.
         """
-        require_same_model(self.param_groups, state_dict)
-        super().load_state_dict(dict(state_dict))
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for p, key in zip(group["params"], saved["params"], strict=True):
-                if key in state_dict["state"]:  # torch's own gives every tensor the parameter's type
-                    self.state[p] = {k: _moved(k, v, p) for k, v in state_dict["state"][key].items()}
+        with tensors_as_kept(self):
+            super().load_state_dict(dict(state_dict))
 
-    def _slot(self, p: Tensor, group: dict[str, Any]) -> Slot:
-        return slot_of(p, self.state[p], group, self._name(p), self._order[p])
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over groups and states, from a copy, a pickle or a state dict."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("in_backward", None)
+        self.__dict__.setdefault("seen", None)
+        self._list()
+
+    def _list(self) -> None:
+        """Say of each parameter where it is: its position, which random numbers hang on, its name, its group."""
+        self._order: dict[Tensor, int] = {}
+        self._names: dict[Tensor, str] = {}
+        self._homes: dict[Tensor, int] = {}
+        for home, group in enumerate(self.param_groups):
+            for i, p in enumerate(group["params"]):
+                self._order[p] = len(self._order)
+                self._names[p] = group["param_names"][i] if "param_names" in group else f"parameter {self._order[p]}"
+                self._homes[p] = home
+
+    def slot_of(self, p: Tensor, given: Mapping[Tensor, Tensor] | None = None) -> Slot:
+        """The slot of a parameter that has a gradient; see `advance`."""
+        slot = slot_of(p, self.state[p], self.group_of(p), self.name_of(p), self._order[p])
+        slot.given = None if given is None else given.get(p)
+        if self.seen is not None:
+            start_noting(self.seen, slot)
+        return slot
+
+    def group_of(self, p: Tensor) -> dict[str, Any]:
+        """The group that a parameter is in."""
+        return self.param_groups[self._homes[p]]
+
+    def name_of(self, p: Tensor) -> str:
+        """A parameter's name; its position where it has none."""
+        return self._names[p]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Torch's; after `step_in_backward` what is left of a step is forgotten too."""
+        if self.in_backward is not None:
+            self.in_backward.forget()
+        super().zero_grad(set_to_none)
 
     def _generator(self, p: Tensor, group: dict[str, Any]) -> torch.Generator:
         return generator(p.device, group["seed"], self._order[p], int(self.state[p]["step"]), ROUNDING)
 
-    def _name(self, p: Tensor) -> str:
-        return self._names[p]
-
 
 def _portions(parameters: list[Tensor], group: dict[str, Any]) -> Iterator[list[Tensor]]:
-    """Cut a list so that the projected gradients of a part take no more than `TOGETHER` numbers."""
+    """Cut a list so that what a part makes, R or X in another type, takes no more than `TOGETHER` numbers."""
     part: list[Tensor] = []
     size = 0
     for p in parameters:
-        projected = p.numel() // min(as_matrix_shape(p.shape, group["stack"])[-2:]) * group["rank"]
-        if part and size + projected > TOGETHER:
+        shape, stack = p.shape, group["stack"]
+        projected = p.numel() // min(as_matrix_shape(shape, stack)[-2:]) * rank_of(group["rank"], shape, stack)
+        copied = p.dtype != working_dtype(p.dtype) or group["residual"] in FEEDBACK
+        made = projected + (p.numel() if copied else 0)
+        if part and size + made > TOGETHER:
             yield part
             part, size = [], 0
         part.append(p)
-        size += projected
+        size += made
     if part:
         yield part
-
-
-def _moved(key: str, value: Any, p: Tensor) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.clone() if key in HOST else value.to(p.device, copy=True)
