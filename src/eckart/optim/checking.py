@@ -1,4 +1,4 @@
-"""What is refused before anything changes: gradients that are no numbers, groups that can't be, states of others."""
+"""What is refused before anything changes: gradients that are no numbers, groups that can't be."""
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eckart.nn.patterns import closest
 from eckart.optim.inner import INNER
 from eckart.optim.limiters import LIMITERS
+from eckart.optim.methods import AXES, DEFAULTS, METHODS, Method
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.refreshing import SCHEDULES
 from eckart.optim.residuals import ORTHONORMAL, RESIDUALS
-from eckart.optim.sharding import Shards
+from eckart.optim.sharding import Shards, agreed, here
 from eckart.optim.transports import TRANSPORTS
-from eckart.optim.view import SIDES, as_matrix_shape
+from eckart.optim.view import SIDES, as_matrix_shape, is_left
 
 CHOICES: dict[str, Sequence[Any]] = {
     "side": (None, *SIDES),
@@ -28,14 +30,29 @@ CHOICES: dict[str, Sequence[Any]] = {
     "basis": ("float32", "4bit", "seed"),
 }
 
+CHANGED = {
+    False: "nothing was changed",
+    True: "it was not changed; what the backward pass came to before has made its step",
+}
+
+
+KNOWN = ("params", "param_names", "lr", "rank", *AXES, *DEFAULTS)
+
 
 def in_subspace(p: Tensor, group: Mapping[str, Any]) -> bool:
     """Whether a parameter is trained in a subspace; else AdamW has it."""
     return group["rank"] is not None and p.ndim >= 2
 
 
-def require_finite(parameters: Sequence[Tensor], name: Callable[[Tensor], str]) -> None:
+def require_finite(parameters: Sequence[Tensor], name: Callable[[Tensor], str], alone: bool = False) -> None:
     """Fail where a gradient is sparse, or not finite (on the CPU, where looking waits for nothing).
+
+    Where parameters are shared out between processes all of them fail, for one number that they exchange.
+
+    Args:
+        parameters: With gradients.
+        name: Gives a parameter's name.
+        alone: Whether other parameters make steps of their own, within one backward pass.
 
     Raises:
         ValueError: With the parameter's name.
@@ -44,17 +61,36 @@ def require_finite(parameters: Sequence[Tensor], name: Callable[[Tensor], str]) 
         assert p.grad is not None
         if p.grad.layout != torch.strided:
             raise ValueError(f"{name(p)}: its gradient is sparse; give the embedding sparse=False")
-    here = [Shards(p).here(p.grad) for p in parameters if p.grad is not None and p.device.type == "cpu"]
-    if not here or torch.nn.utils.get_total_norm(here).isfinite():
+    looked = [p for p in parameters if p.device.type == "cpu"]
+    gradients = [here(p.grad) for p in looked if p.grad is not None]
+    if not looked or not agreed((~torch.nn.utils.get_total_norm(gradients).isfinite()).float(), looked):
         return
-    for p in parameters:
-        assert p.grad is not None
-        bad = int((~Shards(p).here(p.grad).isfinite()).sum())
+    counts = agreed(torch.stack([(~grad.isfinite()).sum() for grad in gradients]), looked).tolist()
+    for p, bad in zip(looked, counts, strict=True):
         if bad:
             raise ValueError(
-                f"{name(p)}: {bad} of {p.numel()} entries of its gradient are NaN or infinite; nothing was changed. "
+                f"{name(p)}: {bad} of {p.numel()} entries of its gradient are NaN or infinite"
+                f"{' on one process' if here(p) is not p else ''}; {CHANGED[alone]}. "
                 "Leave this step out (optimizer.zero_grad()), or look at the learning rate and the data"
             )
+
+
+def require_known(method: str, options: Mapping[str, Any]) -> Method:
+    """The row of a method.
+
+    Raises:
+        ValueError: There is no such method.
+        TypeError: There is no such option.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: {method!r}; closest: {closest(method, METHODS)}; one of {', '.join(METHODS)}")
+    known = METHODS[method].options()
+    if unknown := set(options) - set(known):
+        raise TypeError(
+            f"LowRankOptimizer takes no {min(unknown)!r}; closest: {closest(min(unknown), known)}; options are "
+            f"{', '.join(known)}"
+        )
+    return METHODS[method]
 
 
 def require_group(group: Mapping[str, Any]) -> None:
@@ -68,6 +104,10 @@ def require_group(group: Mapping[str, Any]) -> None:
             close = get_close_matches(str(group[key]), [str(each) for each in allowed], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"{key}: {group[key]!r}; one of {', '.join(map(str, allowed))}{hint}")
+    for key in group:
+        close = [] if key in KNOWN else get_close_matches(key, KNOWN, n=1, cutoff=0.8)
+        if close:  # else it is of someone else, as a scheduler's initial_lr
+            raise ValueError(f"params: a group has an option {key!r}; did you mean {close[0]!r}?")
     _require_numbers(group)
     projector = PROJECTORS[group["projector"]]
     if group["residual"] in ORTHONORMAL and not projector.orthonormal:
@@ -76,70 +116,50 @@ def require_group(group: Mapping[str, Any]) -> None:
             "draws one that is not; use projector='orthonormal'"
         )
     drawn = not projector.looks
-    if (group["basis"] == "seed" and not drawn) or (group["basis"] == "4bit" and drawn):
+    kept = projector.looks and projector.renew is not None
+    if (group["basis"] == "seed" and not drawn) or (group["basis"] == "4bit" and not kept):
         raise ValueError(f"basis: {group['basis']!r} does not go with projector {group['projector']!r}")
-    if group["transport"] == "ldadam" and group["inner"] != "adamw":
-        raise ValueError(f"transport: 'ldadam' turns Adam's moments, and inner is {group['inner']!r}")
+    for key, value, inner in (("transport", "ldadam", "adamw"), ("projector", "momentum-power", "adamw")):
+        if group[key] == value and group["inner"] != inner:
+            raise ValueError(f"{key}: {value!r} goes by the moments of {inner!r}, and inner is {group['inner']!r}")
+    if projector.renew is None and group["schedule"] != "fixed":
+        raise ValueError(f"schedule: {group['schedule']!r}, and projector {group['projector']!r} moves at each step")
     for i, p in enumerate(group["params"]):
         if in_subspace(p, group):
-            _require_rank(p, group, group["param_names"][i] if "param_names" in group else f"params[{i}]")
+            name = group["param_names"][i] if "param_names" in group else f"params[{i}]"
+            _require_rank(p, group, name)
+            is_left(tuple(p.shape), group["side"], Shards(p, group["stack"]).dim, group["stack"], name)
 
 
 def _require_numbers(group: Mapping[str, Any]) -> None:
-    for key, low in (("lr", 0.0), ("eps", 0.0), ("weight_decay", 0.0), ("limit", 0.0), ("scale", 0.0)):
+    for key, low in (
+        ("lr", 0.0),
+        ("eps", 0.0),
+        ("weight_decay", 0.0),
+        ("limit", 0.0),
+        ("scale", 0.0),
+        ("basis_lr", 0.0),
+    ):
         if not group[key] >= low:
             raise ValueError(f"{key}: {group[key]!r}; at least {low:g}")
-    if not all(0 <= beta < 1 for beta in group["betas"]):
-        raise ValueError(f"betas: {group['betas']!r}; both from 0 to below 1")
+    if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
+        raise ValueError(f"betas: {group['betas']!r}; two numbers from 0 to below 1")
     if isinstance(group["gap"], bool) or not isinstance(group["gap"], int) or group["gap"] < 1:
         raise ValueError(f"gap: {group['gap']!r}; a whole number of steps, at least 1")
+    if isinstance(group["seed"], bool) or not isinstance(group["seed"], int):
+        raise ValueError(f"seed: {group['seed']!r}; a whole number")
 
 
 def _require_rank(p: Tensor, group: Mapping[str, Any], name: str) -> None:
     rank = group["rank"]
     if p.is_complex() or not p.is_floating_point():
         raise ValueError(f"{name}: {p.dtype}; give real floating-point parameters")
-    shape = as_matrix_shape(p.shape, group["stack"])
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(shape[-2:]):
+    if group["stack"] and p.ndim > 3:
+        raise ValueError(f"stack: {name} {tuple(p.shape)} has {p.ndim} dimensions; a stack of matrices has 3")
+    most = min(as_matrix_shape(p.shape, group["stack"])[-2:])
+    share = isinstance(rank, float) and 0 < rank < 1
+    if not share and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most):
         raise ValueError(
-            f"rank: {rank!r} for {name} {tuple(p.shape)}; from 1 to {min(shape[-2:])}, or rank=None for AdamW "
-            "(param_groups: exclude it, or give it a rank of its own)"
-        )
-
-
-def require_same_model(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:
-    """Fail where a state dict is of another model or another method, before anything is loaded.
-
-    Raises:
-        ValueError: With the first difference.
-    """
-    if len(groups) != len(saved["param_groups"]):
-        raise ValueError(f"state_dict: {len(saved['param_groups'])} groups, and this optimizer has {len(groups)}")
-    for group, other in zip(groups, saved["param_groups"], strict=True):
-        names = group.get("param_names")
-        if len(group["params"]) != len(other["params"]):
-            raise ValueError(
-                f"state_dict: a group has {len(other['params'])} parameters, this optimizer's {len(group['params'])}"
-            )
-        if names and other.get("param_names") not in (None, names):
-            first = next(a for a, b in zip(other["param_names"], names, strict=True) if a != b)
-            raise ValueError(f"state_dict: it is of another model: it names {first!r}, which is not where it was")
-        for i, (p, key) in enumerate(zip(group["params"], other["params"], strict=True)):
-            state = saved["state"].get(key)
-            if state:
-                _require_fits(p, state, names[i] if names else f"params[{i}]")
-
-
-def _require_fits(p: Tensor, state: Mapping[str, Any], name: str) -> None:
-    kept = state.get("exp_avg")
-    if kept is None:
-        return
-    shape = tuple(p.shape)
-    if "side" in state:
-        matrix = as_matrix_shape(p.shape, kept.ndim == 3)
-        shape = (*matrix[:-2], matrix[-1 if int(state["side"]) else -2], kept.shape[-1])
-    if tuple(kept.shape) != shape:
-        raise ValueError(
-            f"state_dict: exp_avg of {name} is {tuple(kept.shape)}, and {shape} is needed for {tuple(p.shape)}; it is "
-            "of another model, or of one part of a sharded one (torch.distributed.checkpoint reshards)"
+            f"rank: {rank!r} for {name} {tuple(p.shape)}; from 1 to {most}, a share of {most} below 1, or rank=None "
+            "for AdamW (param_groups: exclude it, or give it a rank of its own)"
         )

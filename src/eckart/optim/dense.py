@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from eckart.optim.inner.adamw import adam_directions
-from eckart.optim.sharding import Shards
+from eckart.optim.sharding import agreed, gradient, here
 from eckart.optim.writing import write_back
 
 
@@ -17,6 +17,20 @@ def start(p: Tensor, state: dict[str, Any]) -> None:
     dtype = torch.promote_types(p.dtype, torch.float32)
     state["exp_avg"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
     state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+
+
+def moving(parameters: list[Tensor], states: list[dict[str, Any]]) -> list[bool]:
+    """Whether each has made a step or has a gradient that is not zero; asked of the gradient until then.
+
+    A distributed checkpoint makes a step of zero gradients to fill the state before it loads: that is none.
+    """
+    new = [i for i, state in enumerate(states) if not int(state["step"])]
+    moves = [True] * len(parameters)
+    if new:
+        some = torch.stack([gradient(parameters[i]).count_nonzero() for i in new])
+        for i, number in zip(new, agreed(some, [parameters[i] for i in new]).tolist(), strict=True):
+            moves[i] = number > 0
+    return moves
 
 
 def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any], generators: Any) -> None:
@@ -48,6 +62,4 @@ def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str
 
 def _part(p: Tensor, state: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Weight, gradient and moments of this process, and the step."""
-    here = Shards(p).here
-    assert p.grad is not None
-    return here(p.detach()), here(p.grad), here(state["exp_avg"]), here(state["exp_avg_sq"]), int(state["step"])
+    return here(p.detach()), gradient(p), here(state["exp_avg"]), here(state["exp_avg_sq"]), int(state["step"])

@@ -1,5 +1,6 @@
 """Which parameters are trained in a subspace, and at which rank: parameter groups from a model."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ USUAL = ("linear", "conv1d", "conv", "attention", "experts")
 
 def param_groups(
     model: nn.Module,
-    rank: int | Mapping[str, int],
+    rank: float | Mapping[str, float],
     *,
     targets: Patterns = None,
     exclude: Patterns = None,
@@ -27,8 +28,9 @@ def param_groups(
 
     Args:
         model: The model.
-        rank: r of every matrix, or matrix name → r as `Profile.suggest_ranks` gives it: a full rank, the smaller
-            dimension, says dense, which is AdamW; the members of a stack share the mean of their ranks.
+        rank: r of every matrix, or a share below 1 of its smaller dimension; or matrix name → r as
+            `Profile.suggest_ranks` gives it: a full rank, the smaller dimension, says dense, which is AdamW; the
+            members of a stack share the mean of their ranks.
         targets: Glob patterns of names; None: every linear, convolution, attention and experts weight but the
             head and, with a warning, what is smaller than the rank. With a mapping: of all that it names.
         exclude: Patterns of names that get AdamW.
@@ -50,7 +52,7 @@ def param_groups(
     """
     found = {each.name: each for each in matrices(model) if each.stored}
     trained = {each.name: each for each in found.values() if _parameter(each).requires_grad}
-    chosen: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
+    chosen: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for name, r in _ranks(model, found, trained, rank, targets, exclude).items():
         parameter, stack = _parameter(found[name]), found[name].kind == "experts"
@@ -69,7 +71,7 @@ def param_groups(
     return [*groups, *([{"params": rest, "rank": None, **plain}] if rest else [])]
 
 
-def split_by_rank(params: Iterable[Any], ranks: Mapping[str, int]) -> list[dict[str, Any]]:
+def split_by_rank(params: Iterable[Any], ranks: Mapping[str, float]) -> list[dict[str, Any]]:
     """Sort named parameters by the ranks of a mapping; what it does not name gets AdamW.
 
     Args:
@@ -88,7 +90,7 @@ def split_by_rank(params: Iterable[Any], ranks: Mapping[str, int]) -> list[dict[
         if name not in every:
             raise ValueError(f"rank: there is no parameter {name!r}; closest: {closest(name, every, whole=True)}")
         given[every[name]] = r
-    groups: dict[int | None, list[Any]] = {}
+    groups: dict[float | None, list[Any]] = {}
     for name, parameter in pairs:
         full = parameter.ndim >= 2 and given.get(name) == min(as_matrix_shape(parameter.shape, stack=False)[-2:])
         groups.setdefault(None if full else given.get(name), []).append((name, parameter))
@@ -105,10 +107,10 @@ def _ranks(
     model: nn.Module,
     found: Mapping[str, Matrix],
     trained: Mapping[str, Matrix],
-    rank: int | Mapping[str, int],
+    rank: float | Mapping[str, float],
     targets: Patterns,
     exclude: Patterns,
-) -> dict[str, int]:
+) -> dict[str, float]:
     """Matrix name → rank of what is trained in a subspace."""
     every = {name: each.name for each in found.values() for name in (each.name, *each.tied)}
     names = {every[name] for name in select(every, targets, exclude)} & set(trained)
@@ -128,9 +130,9 @@ def _ranks(
     return {name: rank for name in found if name in names}
 
 
-def _of_matrices(ranks: Mapping[str, int], every: Mapping[str, str], found: Mapping[str, Matrix]) -> dict[str, int]:
+def _of_matrices(ranks: Mapping[str, float], every: Mapping[str, str], found: Mapping[str, Matrix]) -> dict[str, float]:
     """Matrix name → rank. The members of a stack, which `name[index]` names, share the mean of theirs, rounded up."""
-    given: dict[str, dict[int | None, int]] = {}
+    given: dict[str, dict[int | None, float]] = {}
     for name, r in ranks.items():
         stack, member = split_member(name)
         if stack not in every or (member is not None and member >= found[every[stack]].stack):
@@ -140,7 +142,7 @@ def _of_matrices(ranks: Mapping[str, int], every: Mapping[str, str], found: Mapp
     return {name: _shared(found[name], each) for name, each in given.items()}
 
 
-def _shared(matrix: Matrix, ranks: Mapping[int | None, int]) -> int:
+def _shared(matrix: Matrix, ranks: Mapping[int | None, float]) -> float:
     if set(ranks) == {None}:
         return ranks[None]
     absent = [i for i in range(matrix.stack) if i not in ranks]
@@ -149,7 +151,8 @@ def _shared(matrix: Matrix, ranks: Mapping[int | None, int]) -> int:
         raise ValueError(
             f"rank: {matrix.name} is one stack of {matrix.stack}: {why}; give one rank, or one for each member"
         )
-    mean = -(-sum(ranks.values()) // matrix.stack)
+    mean = sum(ranks.values()) / matrix.stack
+    mean = mean if mean < 1 else math.ceil(mean)
     return _full(matrix) if mean == min(matrix.shape) else mean
 
 
