@@ -11,11 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from eckart import optim
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
     "eckart", "eckart.adapters", "eckart.adapters.optimizers", "eckart.linalg", "eckart.nn", "eckart.nn.files",
-    "eckart.spectra", "eckart.theory", "eckart.regularizers", "eckart.lm", "eckart.report", "eckart.claims",
+    "eckart.optim", "eckart.spectra", "eckart.theory", "eckart.regularizers", "eckart.lm", "eckart.report",
+    "eckart.claims",
 )  # fmt: skip
 
 
@@ -98,3 +102,33 @@ def test_the_table_of_methods_is_that_of_the_code() -> None:
     for name, method in importlib.import_module("eckart.adapters").METHODS.items():
         wanted = " and ".join(each.replace("_", " ") for each in method.wanted)
         assert f"| `{name}` | {method.says} | {wanted} | {method.peft} | {method.source} |" in text, name
+
+
+def test_the_tables_of_training_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    for name, method in optim.METHODS.items():
+        axes = (method.projector, method.inner, method.residual, method.transport, method.limiter)
+        assert f"| `{name}` | {method.says} | {' | '.join(axes)} | {method.source} |" in text, name
+    for axis in ("projector", "inner", "residual", "transport", "limiter"):
+        table = re.search(rf"\| `{axis}` \|.*?\n\n", text, re.DOTALL)
+        assert table, axis
+        named = re.findall(r"^\| `([\w-]+)` \|", table[0], re.MULTILINE)
+        assert named[1:] == [*getattr(optim, "INNER" if axis == "inner" else f"{axis.upper()}S")], axis
+
+
+@pytest.mark.parametrize("name", optim.METHODS)
+def test_states_take_the_bytes_that_the_guide_says(name: str) -> None:
+    method, (m, n, r) = optim.METHODS[name], (128, 256, 64)
+    text = (ROOT / "docs" / "training.md").read_text()
+    line = re.search(rf"^\| `{re.escape(name)}` \| ([\dmnr+/ ]+) \| (.*) \|$", text, re.MULTILINE)
+    assert line, name
+    settings = [
+        f"{key}={value:.3g}" if type(value) is float else f"{key}={value}" for key, value in method.settings.items()
+    ]
+    assert line[2].split(" | ") == [str(method.rank), f"{method.lr:g}", ", ".join(settings)]
+    weight = torch.nn.Parameter(torch.zeros(m, n))
+    weight.grad = torch.randn(m, n, generator=torch.Generator().manual_seed(0))
+    optimizer = optim.LowRankOptimizer([weight], rank=r, method=name)
+    optimizer.step()
+    kept = sum(t.nbytes for t in optimizer.state[weight].values() if t.numel() > 1)
+    assert kept == eval(re.sub(r"(?<=[\dmnr])(?=[mnr])", "*", line[1]), {"m": m, "n": n, "r": r})
