@@ -85,6 +85,8 @@ def require_known(method: str, options: Mapping[str, Any]) -> Method:
     if method not in METHODS:
         raise ValueError(f"method: {method!r}; closest: {closest(method, METHODS)}; one of {', '.join(METHODS)}")
     known = METHODS[method].options()
+    if choosing := {"targets", "exclude", "decay_vectors"} & set(options):
+        raise TypeError(f"{min(choosing)}: give param_groups(model, rank, {min(choosing)}=…) instead of the model")
     if unknown := set(options) - set(known):
         raise TypeError(
             f"LowRankOptimizer takes no {min(unknown)!r}; closest: {closest(min(unknown), known)}; options are "
@@ -160,6 +162,6 @@ def _require_rank(p: Tensor, group: Mapping[str, Any], name: str) -> None:
     share = isinstance(rank, float) and 0 < rank < 1
     if not share and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most):
         raise ValueError(
-            f"rank: {rank!r} for {name} {tuple(p.shape)}; from 1 to {most}, a share of {most} below 1, or rank=None "
-            "for AdamW (param_groups: exclude it, or give it a rank of its own)"
+            f"rank: {rank!r} for {name} {tuple(p.shape)}; from 1 to {most}, or below 1 as a share of {most}. "
+            "AdamW has what param_groups excludes, and groups with rank=None; a mapping gives a rank to each"
         )
