@@ -11,6 +11,7 @@ from .demo import demo
 from .extract import extract
 from .measure import measure
 from .merge import merge
+from .train import train
 
 app = typer.Typer(
     help="See neural networks through their low-rank structure.",
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(measure)
 app.command()(adapt)
+app.command()(train)
 app.command()(merge)
 app.command()(extract)
 app.command()(demo)

@@ -1,4 +1,4 @@
-"""What fine-tuning learned, as a table in the terminal: a line for each kind of matrix."""
+"""What fine-tuning or training learned, as a table in the terminal: a line for each kind of matrix."""
 
 from statistics import median
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from eckart.lm.finetuned import Finetuned, Learned
+    from eckart.lm.trained import Trained
 
 
 def render(done: "Finetuned", *, console: Console | None = None) -> None:
@@ -29,6 +30,46 @@ def render(done: "Finetuned", *, console: Console | None = None) -> None:
         *(f"Note: {note}." for note in done.notes),
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def render_training(done: "Trained", *, console: Console | None = None) -> None:
+    """Print what was trained, what was learned of each kind of matrix, what it was good for and what it took.
+
+    Args:
+        done: What `train` returned.
+        console: Where to print; None prints to stdout.
+    """
+    console = console or Console()
+    console.print(spectra_table(done.learned))
+    memory, ranks = done.memory, list(done.ranks.values())
+    share = f" ({memory.states / memory.adamw:.0%})" if memory.adamw else ""
+    for line in (
+        f"{done.method} on {len(ranks)} matrices of rank {_span(ranks)}, AdamW on the rest: {done.parameters:,} "
+        "parameters train.",
+        f"Perplexity {done.before:.2f} → {done.after:.2f} on {done.measured_on}.",
+        f"{done.steps} steps in {done.seconds:.0f} s, {done.step_seconds:.2f} s each. {_noted(done.telemetry)}",
+        f"Optimizer states {_mib(memory.states)}; AdamW's would take {_mib(memory.adamw)}{share}. "
+        f"Weights {_mib(memory.weights)}; {_mib(memory.peak)} at the peak.",
+        *(f"Note: {note}." for note in done.notes),
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _noted(telemetry: "dict[str, dict[str, float]]") -> str:
+    """Refreshes and captured energy in words."""
+    refreshes = [each["refreshes"] for each in telemetry.values()]
+    captured = [each["captured_after"] for each in telemetry.values() if "captured_after" in each]
+    if not refreshes:
+        return ""
+    held = f", the last holding {median(captured):.0%} of a gradient's energy (median)" if captured else ""
+    times = (
+        f"{min(refreshes):.0f}" if min(refreshes) == max(refreshes) else f"{min(refreshes):.0f} – {max(refreshes):.0f}"
+    )
+    return f"Subspaces were renewed {times} times{held}."
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
 
 
 def spectra_table(learned: "list[Learned]") -> Table:

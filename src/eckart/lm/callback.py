@@ -75,7 +75,7 @@ class SpectraCallback(TrainerCallback):
         if args.report_to and not self._first:
             trackers = ", ".join([args.report_to] if isinstance(args.report_to, str) else args.report_to)
             warnings.warn(
-                f"the trackers ({trackers}) are called before SpectraCallback and will miss its scalars; "
+                f"the trackers ({trackers}) are called before {type(self).__name__} and will miss its scalars; "
                 "call callback.attach(trainer) before trainer.train()",
                 stacklevel=2,
             )

@@ -6,6 +6,7 @@ Ranks beyond that could be truncated: the adapter would be smaller, and nearly t
 Paper: none.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -119,19 +120,21 @@ def spectra(model: nn.Module, name: str) -> list[Learned]:
 
 @torch.no_grad()
 def _learned(matrix: str, place: Place, adapter: Any) -> Learned:
-    whole = S = _values(adapter)
-    if S.ndim > 1:
-        S = S[energy_rank(S).argmax()]
-    some = bool(S.any())
-    base = torch.linalg.vector_norm(place.weight_matrix().float()).item()
+    return learned(matrix, adapter.shape, adapter.rank, _values(adapter), place.weight_matrix())
+
+
+def learned(name: str, shape: Sequence[int], rank: int, values: Tensor, W: Tensor) -> Learned:
+    """An entry from the singular values of Δ, (..., k), and the matrix that was changed."""
+    S = values if values.ndim == 1 else values[energy_rank(values).argmax()]
+    base = torch.linalg.vector_norm(W.float()).item()
     return Learned(
-        matrix,
-        tuple(adapter.shape),
-        adapter.rank,
-        float(effective_rank(S)) if some else 0.0,
+        name,
+        (shape[0], shape[1]),
+        rank,
+        float(effective_rank(S)) if S.any() else 0.0,
         int(energy_rank(S, 0.9)),
         int(energy_rank(S, 0.99)),
-        torch.linalg.vector_norm(whole).item() / base if base else 0.0,
+        torch.linalg.vector_norm(values).item() / base if base else 0.0,
         [float(each) for each in S[:SHOWN]],
     )
 

@@ -1,31 +1,24 @@
 """`finetune`: train the adapters of a language model on text, pairs or conversations, with transformers' Trainer."""
 
-import hashlib
-import json
-import math
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.adapters as adapters
 from eckart.adapters.adapting import summary
+from eckart.adapters.optimizers import param_groups
 from eckart.lm.adapter_callback import AdapterCallback, acting
-from eckart.lm.data import TrainingData, training_data
+from eckart.lm.data import TrainingData
 from eckart.lm.finetuned import Finetuned, spectra
-from eckart.lm.packing import Example, keeps_apart
-from eckart.lm.plan import Plan
-from eckart.lm.run_folder import RunFolder, first_process, processes
-from eckart.lm.training import (
-    AdapterTrainer,
-    Loss,
-    adapter_trainer,
-    peak_memory,
-    same_use_cache,
-)
+from eckart.lm.plan import AdapterPlan, rank_rule
+from eckart.lm.restart_callback import Restarts
+from eckart.lm.run_folder import first_process
+from eckart.lm.running import Run, prepare
+from eckart.lm.trainer import TextTrainer, peak_memory, same_use_cache, training_arguments
 from eckart.nn import Progress
 from eckart.nn.files import write_json
 
@@ -108,82 +101,50 @@ def finetune(
         >>> done.steps, done.after < done.before, sorted(file.name for file in (rows.parent / "run").iterdir())
         (3, True, ['adapter', 'checkpoints', 'report.json', 'run.json'])
     """
-    plan = Plan(steps, epochs, lr, plus, batch, accumulate, seed, save_every, final_rank, restart_every)
-    folder = RunFolder(out)
-    if first_process():
-        folder.require_writable(resume=resume, force=force)
-    if not isinstance(data, TrainingData):
-        data = training_data(tokenizer, data, held_out=held_out, length=length)
-    _check_length(model, data.length)
+    plan = AdapterPlan(
+        steps=steps, epochs=epochs, lr=lr, batch=batch, accumulate=accumulate, seed=seed, save_every=save_every,
+        plus=plus, final_rank=final_rank, restart_every=restart_every,
+    )  # fmt: skip
     if not resume and not adapters.names(model):
         raise ValueError("model: it has no adapter to train; call eckart.adapt(model, …) first")
-    notes = list(data.notes)
-    packed = _packed(model, packed, notes)
-    train, measured = data.sequences(packed=packed), data.sequences(packed=packed, held_out=True)
-    if not measured:
-        notes.append("nothing was held out, so the perplexity is that of the training data themselves")
-    started = plan.to_json() | {"packed": packed, "data": _digest(train), "processes": processes()}
-    started |= record or {}
-    known = folder.require_same(started) if resume else {}
+    run = prepare(
+        model, tokenizer, data, plan, out=out, held_out=held_out, length=length, packed=packed, resume=resume,
+        force=force, record=record or {},
+    )  # fmt: skip
     if not adapters.names(model):
-        adapters.load(folder.last_checkpoint(), into=model)
+        adapters.load(run.folder.last_checkpoint(), into=model)
     name = acting(model, None)
     with same_use_cache(model):
-        trainer = adapter_trainer(model, name, train, measured or train, data.pad, folder.checkpoints, plan, progress)
+        trainer = _trainer(model, name, run, plan, progress)
         AdapterCallback(name).attach(trainer)
-        before = Loss(**known["before"]) if resume else trainer.measure(progress)
-        if first_process() and not resume:
-            folder.start(started | {"before": before._asdict()})
-        began = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(folder.last_checkpoint()) if resume else None)
-        seconds = time.perf_counter() - began
-        after = _last(trainer) or trainer.measure(progress)
+        numbers = run.go(trainer, run.start(trainer, progress), progress)
     adaptation = summary(model, name)
     if adaptation.settings.method == "adalora" and trainer.args.world_size > 1:
-        notes.append("the pruned triplets are still there, as zeros: several processes trained, which fixes the shapes")
+        run.notes.append(
+            "the pruned triplets are still there, as zeros: several processes trained, which fixes the shapes"
+        )
     done = Finetuned(
         adaptation,
-        trainer.state.global_step,
-        before.perplexity(),
-        after.perplexity(),
-        f"{after.tokens:,} {'held-out' if measured else 'training'} tokens",
-        spectra(model, name),
-        _history(trainer, "loss"),
-        [(step, math.exp(loss)) for step, loss in _history(trainer, "eval_loss")],
-        seconds,
-        peak_memory(trainer.args.device),
-        str(folder.path),
-        notes,
+        **numbers._asdict(),
+        learned=spectra(model, name),
+        memory=peak_memory(trainer.args.device),
+        folder=str(run.folder.path),
+        notes=run.notes,
     )
     if first_process():
-        adapters.save(model, folder.adapter, name, force=True)
-        write_json(folder.report, done.to_json(), force=True)
+        adapters.save(model, run.folder.adapter, name, force=True)
+        write_json(run.folder.report, done.to_json(), force=True)
     return done
 
 
-def _last(trainer: AdapterTrainer) -> Loss | None:
-    """The evaluation after the last step, if there was one."""
-    return trainer.measured.get(trainer.state.global_step)
-
-
-def _history(trainer: AdapterTrainer, key: str) -> list[tuple[int, float]]:
-    return [(int(entry["step"]), entry[key]) for entry in trainer.state.log_history if key in entry]
-
-
-def _packed(model: PreTrainedModel, packed: bool, notes: list[str]) -> bool:
-    words: Any = model.get_input_embeddings()
-    if packed and not keeps_apart(model, words.weight.shape[0]):
-        notes.append(f"not packed: {type(model).__name__} lets documents in one sequence see each other")
-        return False
-    return packed
-
-
-def _check_length(model: PreTrainedModel, length: int) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit and length > limit:
-        raise ValueError(f"length: {length} tokens, but the model takes at most {limit}; give fewer")
-
-
-def _digest(sequences: Sequence[Example]) -> str:
-    """What tells the training data from others."""
-    return hashlib.sha256(json.dumps(sequences).encode()).hexdigest()[:16]
+def _trainer(model: PreTrainedModel, name: str, run: Run, plan: AdapterPlan, progress: Progress | None) -> TextTrainer:
+    """A Trainer that trains an adapter by the plan."""
+    arguments = training_arguments(run.folder.checkpoints, plan, len(run.train))
+    optimizer = torch.optim.AdamW(param_groups(model, plan.lr, plus=plan.plus))
+    total, warmup = arguments.max_steps, int(arguments.warmup_steps)
+    rule = rank_rule(model, name, plan, total)
+    rate = rule.rate(optimizer, steps=total, warmup=warmup) if isinstance(rule, Restarts) else None
+    return TextTrainer(
+        model=model, args=arguments, train=run.train, held_out=run.measured, pad=run.pad, progress=progress,
+        optimizers=(optimizer, rate), callbacks=[rule] if rule else [],
+    )  # fmt: skip

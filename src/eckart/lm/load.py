@@ -63,7 +63,7 @@ def load(
     if path is not None:
         path = converted(path, progress) if path.suffix == ".gguf" else _checked(path)
     source = str(path or name_or_path)
-    with _without_bars():
+    with without_bars():
         try:
             model = _build(source, dtype)
             tokenizer = AutoTokenizer.from_pretrained(source) if _has_tokenizer(path) else None
@@ -117,7 +117,7 @@ def _not_found(source: str, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep transformers' own progress bars out of ours."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -11,20 +11,17 @@ from eckart.lm.pruning_callback import PruneTriplets
 from eckart.lm.restart_callback import Restarts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long, how fast and in which portions to train; see `finetune`."""
+    """How long, how fast and in which portions to train; see `finetune` and `train`."""
 
     steps: int | None
     epochs: float
     lr: float
-    plus: float
     batch: int
     accumulate: int
     seed: int
     save_every: int | None
-    final_rank: float | None = None
-    restart_every: int | None = None
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
@@ -41,7 +38,16 @@ class Plan:
         return {key: value for key, value in asdict(self).items() if key != "save_every"}
 
 
-def rank_rule(model: nn.Module, name: str, plan: Plan, total: int) -> PruneTriplets | Restarts | None:
+@dataclass(frozen=True, kw_only=True)
+class AdapterPlan(Plan):
+    """And what is of adapters alone; see `finetune`."""
+
+    plus: float
+    final_rank: float | None
+    restart_every: int | None
+
+
+def rank_rule(model: nn.Module, name: str, plan: AdapterPlan, total: int) -> PruneTriplets | Restarts | None:
     """What an adapter's method does with its rank while it trains for so many steps.
 
     Raises:

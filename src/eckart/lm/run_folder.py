@@ -1,7 +1,8 @@
-"""The folder of one fine-tuning run: what lies where, whether it may be written, and whether a run can go on in it.
+"""The folder of one training run: what lies where, whether it may be written, and whether a run can go on in it.
 
-run.json      what the run was started with      checkpoints/   checkpoint-N, the last two
-adapter/      the adapter, when training is done  report.json    what was learned
+run.json             what the run was started with        checkpoints/   checkpoint-N, the last two
+adapter/ or model/   the result, when training is done     report.json    what was learned
+start.safetensors    of a whole model: its weights before training, which what was learned is measured against
 """
 
 import os
@@ -23,6 +24,8 @@ class RunFolder:
         self.path = Path(path)
         self.record = self.path / "run.json"
         self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
+        self.before = self.path / "start.safetensors"
         self.checkpoints = self.path / "checkpoints"
         self.report = self.path / "report.json"
 
@@ -57,16 +60,17 @@ class RunFolder:
         Raises:
             FileNotFoundError: There is none.
         """
-        found = [entry for entry in self.checkpoints.glob("checkpoint-*") if (entry / "trainer_state.json").is_file()]
+        found = [entry for entry in self.checkpoints.glob("checkpoint-*") if _is_whole(entry)]
         if not found or not self.record.is_file():
             raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume from; leave out --resume")
         return max(found, key=lambda entry: int(entry.name.rpartition("-")[2]))
 
     def start(self, settings: dict[str, Any]) -> None:
         """Make the folder and write down what the run is started with; what an earlier run left there goes."""
-        for folder in (self.adapter, self.checkpoints):
+        for folder in (self.adapter, self.model, self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
-        self.report.unlink(missing_ok=True)
+        for file in (self.report, self.before):
+            file.unlink(missing_ok=True)
         write_json(self.record, settings, force=True)
 
     def require_same(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +87,15 @@ class RunFolder:
                     "give the same, or start a new run in another folder"
                 )
         return known
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a Trainer has written all of a checkpoint: its own state comes last."""
+    try:
+        read_json(checkpoint / "trainer_state.json")
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def first_process() -> bool:

@@ -1,8 +1,9 @@
-"""A Trainer for adapters: exact evaluation in tokens, progress, and a stop where the loss is no number."""
+"""A Trainer for text: exact evaluation in tokens, progress, and a stop where the loss is no number."""
 
 import math
 import resource
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from eckart.adapters.optimizers import param_groups
 from eckart.lm.packing import UNCOUNTED, Example, collate
-from eckart.lm.plan import Plan, rank_rule
-from eckart.lm.restart_callback import Restarts
+from eckart.lm.plan import Plan
 from eckart.nn import Progress
 from eckart.nn.modes import evaluating
 
@@ -65,11 +64,18 @@ def mean_loss(
     return Loss(total / tokens, tokens)
 
 
-class AdapterTrainer(Trainer):
+class TextTrainer(Trainer):
     """A Trainer that evaluates by `mean_loss`, so that its numbers during training are those of the report."""
 
-    def __init__(self, *args: Any, held_out: Sequence[Example], pad: int, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self, *, train: Sequence[Example], held_out: Sequence[Example], pad: int, progress: Progress | None,
+        callbacks: Sequence[TrainerCallback] = (), **options: Any,
+    ) -> None:  # fmt: skip
+        self.watch = Watch(progress)
+        super().__init__(
+            train_dataset=list(train), eval_dataset=list(held_out), data_collator=collate(pad),
+            callbacks=[self.watch, *callbacks], **options,
+        )  # fmt: skip
         self.remove_callback(PrinterCallback)  # it writes to stdout
         self.held_out, self.pad = held_out, pad
         self.measured: dict[int, Loss] = {}  # step → loss
@@ -87,18 +93,20 @@ class AdapterTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def history(self, key: str) -> list[tuple[int, float]]:
+        """[step, number] of what was logged under a name."""
+        return [(int(entry["step"]), entry[key]) for entry in self.state.log_history if key in entry]
 
-def adapter_trainer(
-    model: PreTrainedModel,
-    name: str,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
-    pad: int,
-    folder: Path,
-    plan: Plan,
-    progress: Progress | None,
-) -> AdapterTrainer:
-    """A Trainer that trains an adapter by the plan, with checkpoints in the folder."""
+
+def training_arguments(folder: Path, plan: Plan, sequences: int, *, clip: float = 1.0) -> TrainingArguments:
+    """A plan as a Trainer takes it, with checkpoints in a folder.
+
+    Args:
+        folder: For the checkpoints.
+        plan: How long, how fast, in which portions.
+        sequences: How many there are to learn from.
+        clip: Largest norm of all gradients together; 0 leaves them as they are.
+    """
     arguments = TrainingArguments(
         str(folder),
         max_steps=-1,
@@ -107,6 +115,7 @@ def adapter_trainer(
         gradient_accumulation_steps=plan.accumulate,
         learning_rate=plan.lr,
         lr_scheduler_type="cosine",
+        max_grad_norm=clip,
         seed=plan.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -119,25 +128,12 @@ def adapter_trainer(
         use_cpu=not torch.accelerator.is_available(),  # else torchrun's processes would not know of each other there
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # a process has one device; torchrun gives each GPU a process
-    total = plan.total(len(train), arguments.world_size)
+    total = plan.total(sequences, arguments.world_size)
     every = plan.save_every or math.ceil(total / 5)
     arguments.max_steps, arguments.warmup_steps = total, int(0.05 * total)
     arguments.save_steps = arguments.eval_steps = every
     arguments.eval_strategy = arguments.save_strategy = IntervalStrategy.STEPS
-    optimizer = torch.optim.AdamW(param_groups(model, plan.lr, plus=plan.plus))
-    rule = rank_rule(model, name, plan, total)
-    rate = rule.rate(optimizer, steps=total, warmup=arguments.warmup_steps) if isinstance(rule, Restarts) else None
-    return AdapterTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=list(train),
-        eval_dataset=list(held_out),
-        data_collator=collate(pad),
-        optimizers=(optimizer, rate),
-        callbacks=[Watch(progress), *([rule] if rule else [])],
-        held_out=held_out,
-        pad=pad,
-    )
+    return arguments
 
 
 @contextmanager
@@ -152,10 +148,22 @@ def same_use_cache(model: PreTrainedModel) -> Iterator[None]:
 
 
 class Watch(TrainerCallback):
-    """Tells the progress, and stops a run whose loss is no number."""
+    """Tells the progress, times the steps, and stops a run whose loss is no number."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
+        self.seconds: list[float] = []  # of each step: batches, gradients, optimizer; not evaluations and checkpoints
+        self._began = 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first batch of a step."""
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After the optimizer's step."""
+        self.seconds.append(time.perf_counter() - self._began)
 
     def on_log(
         self,
