@@ -23,7 +23,7 @@ BLOCK_4BIT = 256  # entries for each scale of a basis in 4 bits, as in Q-GaLore
 def start_moments(slot: Slot) -> None:
     """Put moments of zeros into a slot's state."""
     for name, kind in INNER[slot.group["inner"]].moments.items():
-        shape = *slot.X.shape[:-2], *SHAPES[kind](*slot.X.shape[-2:], slot.rank)
+        shape = *slot.X.shape[:-2], *SHAPES[kind](slot.X.shape[-2], slot.X.shape[-1], slot.rank)
         zero = torch.zeros(shape, dtype=slot.X.dtype, device=slot.X.device)
         by_rows = kind in ("full", "row")
         if slot.group["moments"] == "8bit" and kind == "full":
@@ -63,9 +63,10 @@ def keep_basis(slot: Slot, V: Tensor) -> Tensor:
         return V
     if form == "4bit":
         entries = V.flatten(-2)
+        blocks = -(-entries.shape[-1] // BLOCK_4BIT)
         packed = quantize(pad(entries, (0, -entries.shape[-1] % BLOCK_4BIT)), 4, block=BLOCK_4BIT)
-        _put(slot, "basis", packed.codes.view(*V.shape[:-2], -1))
-        _put(slot, "basis" + SCALES, packed.scales.view(*V.shape[:-2], -1))
+        _put(slot, "basis", packed.codes.view(*V.shape[:-2], blocks * BLOCK_4BIT // 2))
+        _put(slot, "basis" + SCALES, packed.scales.view(*V.shape[:-2], blocks))
     else:
         _put(slot, "basis", V.contiguous())
     return basis(slot)
@@ -74,7 +75,7 @@ def keep_basis(slot: Slot, V: Tensor) -> Tensor:
 def basis(slot: Slot) -> Tensor:  # (..., q, r), or (r,) integers
     """The basis as it is kept, in float32."""
     if slot.group["basis"] == "seed":
-        return PROJECTORS[slot.group["projector"]].renew(slot)
+        return PROJECTORS[slot.group["projector"]].first(slot)
     kept = slot.get("basis")
     if kept.dtype == torch.uint8:
         shape = (*kept.shape[:-1], 2 * kept.shape[-1])

@@ -1,6 +1,10 @@
 """The family, one row for each method: its choice on every axis. `METHODS` drives the optimizer, the CLI, docs, tests.
 
 Adding a method: one row; or one file for a new rule, and one row; its test against the paper's equations.
+Rates and scales are those of the papers' pretraining of 60 M parameters; above 1 B Fira takes α = 1/16, GaLore half the
+rate. APOLLO's rates are GaLore's and were not tuned: its paper has Mini a little better at twice of that.
+Paper: Q-GaLore also keeps weights in INT8 and looks at cosines of five refreshes; here weights keep their type
+(bfloat16 is rounded at random) and a gap doubles by captured energy (`refreshing`).
 """
 
 from collections.abc import Mapping
@@ -20,7 +24,7 @@ class Method:
         residual: What becomes of the gradient outside the subspace (`RESIDUALS`).
         transport: What becomes of the moments when the basis changes (`TRANSPORTS`).
         limiter: How far an update may go (`LIMITERS`).
-        rank: Default r.
+        rank: Default r, or a share of each matrix's smaller dimension: a quarter in most papers' pretraining.
         lr: The paper's learning rate.
         settings: Further options that differ from `DEFAULTS`.
 
@@ -36,7 +40,7 @@ class Method:
     residual: str = "drop"
     transport: str = "keep"
     limiter: str = "none"
-    rank: int = 128
+    rank: float = 0.25
     lr: float = 1e-2
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,6 +60,7 @@ DEFAULTS: dict[str, Any] = {
     "betas": (0.9, 0.999),
     "eps": 1e-8,
     "weight_decay": 0.0,
+    "basis_lr": 1.0,  # how far a step moves the basis: grassmann's angle for each unit of σ, online's learning rate
     "residual_scale": 1.0,  # of sgd and sign
     "limit": 1.01,  # γ of growth; the root mean square of clip
     "moments": "float32",  # or 8bit
@@ -86,23 +91,36 @@ METHODS: dict[str, Method] = {
         limiter="growth", rank=1, settings={"scale": 128**0.5, "basis": "seed"},
     ),
     "flora": Method(
-        "random", "2402.03293", "momentum kept in a random sketch that is drawn anew", inner="adafactor",
-        transport="rotate", lr=1e-3, settings={"gap": 1000, "basis": "seed"},
+        "random", "2402.03293", "momentum kept in a random sketch that is drawn anew", inner="sketched-adafactor",
+        transport="rotate", limiter="clip", lr=1e-3, settings={"gap": 1000, "basis": "seed", "limit": 1.0},
     ),
     "golore": Method(
         "orthonormal", "2410.11289", "a random subspace: converges where the gradient is mostly noise",
-        settings={"scale": 0.25},
+        transport="rotate", settings={"scale": 0.25},
     ),
     "ldadam": Method(
-        "power", "2410.16103", "a new subspace each step, moments that turn with it, and what is lost is fed back",
+        "momentum-power", "2410.16103", "a new subspace each step, moments that turn with it, what is lost is fed back",
         residual="feedback", transport="ldadam", rank=16, lr=1e-3, settings={"gap": 1, "betas": (0.908, 0.99)},
     ),
+    "subtrack++": Method(
+        "grassmann", "2502.01586", "the basis turns towards the gradient; moments turn with it; Fira's rest",
+        residual="norm-scaled", transport="ldadam", limiter="growth", lr=1e-3,
+        settings={"scale": 0.25, "basis_lr": 10.0},
+    ),
+    "osd": Method(
+        "online", "2408.12857", "online subspace descent: the basis is trained beside the weights",
+        settings={"scale": 0.25, "basis_lr": 5e-3},
+    ),
     "frugal": Method(
-        "coordinates", "2411.07837", "Adam on some columns, the sign of the gradient on the others", residual="sign",
-        transport="reset", lr=1e-3,
+        "coordinates", "2411.07837", "Adam on a quarter of the columns, the sign of the gradient on the others",
+        residual="sign", transport="reset", rank=0.25, lr=1e-3,
     ),
     "sumo": Method(
-        "range", "2505.24749", "the momentum's polar factor, all directions alike", inner="orthogonal",
-        residual="sgd", transport="rotate", lr=1e-3,
+        "power", "2505.24749", "the momentum's polar factor, all directions alike", inner="orthogonal",
+        residual="sgd", transport="rotate", lr=1e-3, settings={"betas": (0.95, 0.999)},
+    ),
+    "dion": Method(
+        "dion", "2504.05295", "an orthonormal factor of the momentum; sends vectors and not matrices",
+        inner="orthonormal", rank=0.25, lr=1e-2, settings={"side": "right", "betas": (0.95, 0.999)},
     ),
 }  # fmt: skip

@@ -5,6 +5,7 @@ side                      1 where the basis is on the left
 basis                     (q, r); in 4 bits codes and scales; absent where it is drawn anew from the seed
 moments                   as the inner rule says, (p, r)
 last_norm, gap, error     of the limiter `growth`, the schedule `adaptive`, the residual `feedback`
+and what the projector says (`Projector.state`)
 """
 
 from typing import Any
@@ -16,9 +17,9 @@ from eckart.linalg import orthonormalize, working_dtype
 from eckart.optim.keeping import keep_basis, start_moments
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import FEEDBACK
-from eckart.optim.sharding import Shards
+from eckart.optim.sharding import Shards, gradient
 from eckart.optim.slot import Slot
-from eckart.optim.view import is_left, turned
+from eckart.optim.view import is_left, rank_of, turned
 
 HOST = ("step", "since", "basis_step", "side", "gap")  # scalars that the host reads
 
@@ -33,11 +34,10 @@ def slot_of(p: Tensor, state: dict[str, Any], group: dict[str, Any], name: str, 
         state["basis_step"] = torch.tensor(-1, dtype=torch.int64)
         state["side"] = torch.tensor(int(left), dtype=torch.int64)
     left = bool(state["side"])
-    assert p.grad is not None
-    gradient = shards.here(p.grad)
-    X = turned(gradient.to(working_dtype(gradient.dtype)), group["stack"], left)
-    nothing = X.new_empty(0)
-    slot = Slot(p, name, state, group, shards, index, group["rank"], left, X, nothing, nothing)
+    grad = gradient(p)
+    X = turned(grad.to(working_dtype(grad.dtype)), group["stack"], left)
+    nothing, rank = X.new_empty(0), rank_of(group["rank"], p.shape, group["stack"])
+    slot = Slot(p, name, state, group, shards, index, rank, left, X, nothing, nothing)
     if new:
         _start(slot)
     return slot
@@ -46,15 +46,24 @@ def slot_of(p: Tensor, state: dict[str, Any], group: dict[str, Any], name: str, 
 def _start(slot: Slot) -> None:
     state, group, X = slot.state, slot.group, slot.X
     if group["projector"] != "coordinates":  # which stay undrawn until there is a gradient
-        shape = *X.shape[:-2], X.shape[-1], slot.rank
-        noise = torch.randn(shape, generator=slot.generator(), device=X.device, dtype=X.dtype)
-        slot.V = keep_basis(slot, orthonormalize(noise))
+        slot.V = keep_basis(slot, orthonormalize(slot.noise()))
     else:
-        slot.V = keep_basis(slot, PROJECTORS["coordinates"].renew(slot))
+        slot.V = keep_basis(slot, PROJECTORS["coordinates"].first(slot))
     start_moments(slot)
     if group["limiter"] == "growth":
-        state["last_norm"] = X.new_zeros(())
+        state["last_norm"] = slot.shards.place(X.new_zeros(X.shape[:-2]), by_rows=False)
     if group["schedule"] == "adaptive":
         state["gap"] = torch.tensor(group["gap"], dtype=torch.int64)
     if group["residual"] in FEEDBACK:
-        state["error"] = slot.shards.place(torch.zeros_like(X, memory_format=torch.contiguous_format), by_rows=True)
+        state["error"] = _zeros(slot, "gradient")
+    for key, kind in PROJECTORS[group["projector"]].state.items():
+        state[key] = _zeros(slot, kind)
+
+
+def _zeros(slot: Slot, kind: str) -> Tensor:
+    """A state of a projector."""
+    X = slot.X
+    if kind == "gradient":
+        return slot.shards.place(torch.zeros_like(X, memory_format=torch.contiguous_format), by_rows=True)
+    shape = (X.shape[-1], slot.rank) if kind == "basis" else (1, 1)
+    return slot.shards.place(X.new_zeros(*X.shape[:-2], *shape), by_rows=False)

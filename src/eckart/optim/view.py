@@ -25,6 +25,13 @@ def as_matrix_shape(shape: Sequence[int], stack: bool) -> tuple[int, ...]:
     return tuple(shape) if len(shape) == 2 or stack else (shape[0], math.prod(shape[1:]))
 
 
+def rank_of(rank: float, shape: Sequence[int], stack: bool) -> int:
+    """r of a parameter: a whole number as it is, a share below 1 of the smaller dimension (at least 1)."""
+    if isinstance(rank, int):
+        return rank
+    return max(1, round(rank * min(as_matrix_shape(shape, stack)[-2:])))
+
+
 def turned(t: Tensor, stack: bool, left: bool) -> Tensor:  # (p, q), or (E, p, q)
     """The same with the basis on its columns."""
     W = as_matrix(t, stack)
@@ -53,7 +60,7 @@ def is_left(shape: tuple[int, ...], side: str | None, shared: int | None, stack:
     left = smaller if side == "smaller" else side == "left"
     if allowed is not None and left != allowed:
         raise ValueError(
-            f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared "
-            f"out between processes: each step would send a matrix; side={'left' if allowed else 'right'!r} is not"
+            f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared out between "
+            f"processes: each step would send a matrix. Use side={'left' if allowed else 'right'!r}, or None for either"
         )
     return left

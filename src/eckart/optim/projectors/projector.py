@@ -1,7 +1,7 @@
 """What a projector is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,17 +14,20 @@ class Projector:
 
     Args:
         first: The basis at the first gradient that is not zero. `slot.V` holds random orthonormal columns then.
-        renew: The next basis, where one is due; `slot.V` holds the last one.
-        after: V for the way up, once D is known (Dion); None where it is the V of the way down.
+        renew: The next basis, where one is due; `slot.V` holds the last one and `slot.moments` the moments. None where
+            `after` moves the basis at each step.
+        after: Called once D is known: puts the basis of the next step into the state, and that of the way up into
+            `slot.V`. None where nothing moves between refreshes.
         orthonormal: Whether VᵀV = I.
         looks: Whether it looks at the gradient (else a zero one is no reason to wait).
         sends: What travels at a refresh where rows are shared out between processes; empty for nothing.
-        state: Further states, name → shape as for `Inner` ("basis" is (q, r)).
+        state: Further states, name → "basis" (q, r), "gradient" (p, q) or "count".
     """
 
     first: Callable[[Slot], Tensor]
-    renew: Callable[[Slot], Tensor]
-    after: Callable[[Slot, Tensor], Tensor] | None = None
+    renew: Callable[[Slot], Tensor] | None
+    after: Callable[[Slot, Tensor], None] | None = None
     orthonormal: bool = True
     looks: bool = True
     sends: str = ""
+    state: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,150 @@
+"""SubTrack++, online subspace descent and Dion, whose bases move, against their papers' equations."""
+
+import pytest
+import torch
+
+from eckart.optim import LowRankOptimizer
+from optim_driving import GAP, RANK, RATE, SHAPES, STEPS, adam, drive, gradients, holds, turn
+
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+STEP = 3e-4  # σ is some thousands here: angles of about half a radian
+
+
+def same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@shapes
+def test_subtrack_turns_its_basis_along_a_geodesic_and_its_moments_with_it(shape):
+    given = gradients(shape)
+    weights, bases, _ = drive("subtrack++", shape, given, basis_lr=STEP)
+    beta1, beta2 = betas = (0.9, 0.999)
+    X = [turn(g) for g in given]
+    m = v = torch.zeros(X[0].shape[0], RANK).double()
+    S, last, limited, turned = bases[0], None, 0, 0
+    assert holds(S, X[0]) > 0.99
+    for t in range(1, STEPS + 1):
+        G = X[t - 1].mT  # the paper's side: S (m, r) on the left
+        if t > 1 and (t - 1) % GAP == 0:
+            A = torch.linalg.lstsq(S, G).solution
+            U, sizes, Vh = torch.linalg.svd(-2 * (G - S @ A) @ A.mT, full_matrices=False)
+            u, angle, w = U[:, :1], STEP * sizes[0], Vh[:1].mT
+            turned += bool(angle > 0.05)
+            old, S = S, (S @ w * angle.cos() - u * angle.sin()) @ w.mT + S @ (torch.eye(RANK).double() - w @ w.mT)
+            C = old.mT @ S
+            first, second = 1 - beta1 ** (t - 1), 1 - beta2 ** (t - 1)
+            v = second * ((v / second - (m / first) ** 2) @ C**2 + (m @ C / first) ** 2).abs()
+            m = m @ C
+        same(bases[t - 1], S)
+        R = X[t - 1] @ S
+        m, v, D = adam(m, v, R, t, betas)
+        rest = D.norm(dim=1, keepdim=True) / R.norm(dim=1, keepdim=True) * (X[t - 1] - R @ S.mT)
+        if last is not None and rest.norm() > 1.01 * last:
+            rest, limited = rest * 1.01 * last / rest.norm(), limited + 1
+        last = rest.norm()
+        torch.testing.assert_close(
+            turn(weights[t]), turn(weights[t - 1]) - RATE * 0.25 * (D @ S.mT + rest), rtol=1e-6, atol=1e-8
+        )
+    assert turned
+    assert limited
+
+
+def test_a_geodesic_step_goes_towards_the_gradient():
+    given = gradients((40, 24), rest=0.01)
+    W = torch.nn.Parameter(torch.zeros(40, 24).double())
+    optimizer = LowRankOptimizer([W], method="subtrack++", rank=RANK, gap=1, basis_lr=1e-4)
+    W.grad = given[0]
+    optimizer.step()
+    for _ in range(20):
+        before = holds(optimizer.state[W]["basis"], given[-1])
+        W.grad = given[-1]
+        optimizer.step()
+        assert holds(optimizer.state[W]["basis"], given[-1]) > before
+    V = optimizer.state[W]["basis"]
+    same(V.mT @ V, torch.eye(RANK).double())
+
+
+@shapes
+def test_online_subspace_descent_trains_its_basis_by_adam_on_what_it_misses(shape):
+    given = gradients(shape)
+    weights, bases, _ = drive("osd", shape, given)
+    X = [turn(g) for g in given]
+    P = bases[0].clone().requires_grad_()
+    learner = torch.optim.AdamW([P], lr=5e-3, weight_decay=0.0)
+    m = v = torch.zeros(X[0].shape[0], RANK).double()
+    for t in range(1, STEPS + 1):
+        m, v, D = adam(m, v, X[t - 1] @ P.detach(), t, (0.9, 0.999))
+        same(turn(weights[t]), turn(weights[t - 1]) - RATE * 0.25 * D @ P.detach().mT)
+        if t > 1:
+            unit = X[t - 1] / X[t - 1].norm()
+            (unit - unit @ P @ P.mT).square().sum().backward()
+            learner.step()
+            learner.zero_grad()
+        same(bases[t - 1], P.detach())
+    assert (P - bases[0]).abs().max() > 0.01
+
+
+def test_an_online_basis_follows_the_schedule_of_the_rate_and_rests_at_a_zero_gradient():
+    given = gradients((20, 12))
+    W = torch.nn.Parameter(torch.zeros(20, 12).double())
+    optimizer = LowRankOptimizer([W], method="osd", rank=RANK, lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    moves = []
+    for gradient in [given[0], given[1], 0 * given[1], given[1]]:
+        W.grad = gradient
+        before = optimizer.state[W]["basis"].clone() if optimizer.state[W] else None
+        optimizer.step()
+        schedule.step()
+        moves.append(0 if before is None else (optimizer.state[W]["basis"] - before).abs().max().item())
+    assert moves[2] == 0.0
+    assert optimizer.state[W]["basis_moves"].item() == 2
+    assert moves[1] == pytest.approx(5e-3 * 0.5, rel=1e-3)  # Adam's first step: its rate, whatever the gradient
+    assert moves[3] == pytest.approx(5e-3 * 0.5**3, rel=0.3)
+
+
+@shapes
+def test_dion_moves_by_both_factors_of_a_power_step_on_the_momentum(shape):
+    given = [0 * torch.ones(shape).double(), *gradients(shape)]
+    weights, bases, optimizer = drive("dion", shape, given)
+    same(weights[1], weights[0])
+    Q = bases[0]  # as it was drawn
+    assert Q.shape == (shape[1], RANK)
+    M = torch.zeros(shape).double()
+    for t, G in enumerate(given[1:], start=1):
+        M = M + G
+        P = torch.linalg.qr(M @ Q).Q
+        R = M.mT @ P
+        M = M - (1 - 0.95) * P @ R.mT
+        Q = R / R.norm(dim=0)
+        same(weights[t + 1], weights[t] - RATE * (shape[0] / shape[1]) ** 0.5 * P @ Q.mT)
+        same(bases[t].abs(), Q.abs())  # the signs of columns are open
+    (state,) = optimizer.state.values()
+    same(state["error"], M)
+
+
+def test_dion_leaves_directions_alone_which_the_momentum_does_not_have():
+    W = torch.nn.Parameter(torch.zeros(20, 12))
+    optimizer = LowRankOptimizer([W], method="dion", rank=RANK, lr=1.0)
+    source = torch.Generator().manual_seed(0)
+    u, w = (torch.randn(k, 1, generator=source) for k in (20, 12))
+    W.grad = u @ w.mT
+    optimizer.step()
+    expected = -((20 / 12) ** 0.5) * (u / u.norm()) @ (w / w.norm()).mT
+    torch.testing.assert_close(W.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert optimizer.state[W]["basis"].norm(dim=0).min() > 0.5
+
+
+@pytest.mark.parametrize("method", ["osd", "dion"])
+def test_a_basis_that_moves_at_each_step_takes_no_other_schedule_and_no_four_bits(method):
+    W = [torch.nn.Parameter(torch.zeros(20, 12))]
+    with pytest.raises(ValueError, match=r"schedule: 'adaptive'.*moves at each step"):
+        LowRankOptimizer(W, method=method, rank=RANK, schedule="adaptive")
+    with pytest.raises(ValueError, match="basis: '4bit' does not go with"):
+        LowRankOptimizer(W, method=method, rank=RANK, basis="4bit")
+
+
+def test_a_momentum_that_the_inner_rule_does_not_have_is_refused_as_a_guide():
+    with pytest.raises(
+        ValueError, match="projector: 'momentum-power' goes by the moments of 'adamw', and inner is 'sign'"
+    ):
+        LowRankOptimizer([torch.nn.Parameter(torch.zeros(20, 12))], projector="momentum-power", inner="sign", rank=RANK)
