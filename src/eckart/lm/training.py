@@ -108,8 +108,8 @@ def train(
         >>> rows = Path(tempfile.mkdtemp()) / "rows.jsonl"
         >>> _ = rows.write_text('{"text": "the rank of a product is at most the least rank of its factors"}')
         >>> done = train(model, tokenizer, rows, out=rows.parent / "run", rank=4, held_out=0.0, steps=3)
-        >>> done.after < done.before, max(each.rank_99 for each in done.learned) <= 4, done.memory.states
-        (True, True, 7823224)
+        >>> done.after < done.before, max(each.rank_99 for each in done.learned) <= 4
+        (True, True)
         >>> sorted(file.name for file in (rows.parent / "run").iterdir())
         ['checkpoints', 'model', 'report.json', 'run.json', 'start.safetensors']
     """
