@@ -30,7 +30,7 @@ def require_finite(name: str, W: Tensor) -> None:
 
 
 def peak(name: str, W: Tensor) -> float:
-    """The largest magnitude in a non-empty `W`, after checking that every entry is finite; one pass and host read."""
+    """The largest magnitude in `W`, after checking that every entry is finite; one pass and host read."""
     largest = float(magnitude(W.detach()))
     if not math.isfinite(largest):
         bad = int((~torch.isfinite(W)).sum())
@@ -42,7 +42,9 @@ def peak(name: str, W: Tensor) -> float:
 
 
 def magnitude(W: Tensor) -> Tensor:
-    """The largest magnitude in a non-empty `W` as a scalar tensor, NaN where an entry is NaN; no copy of `W`."""
+    """The largest magnitude in `W` as a scalar tensor, 0 of an empty batch, NaN where an entry is NaN; no copy."""
+    if not W.numel():
+        return W.new_zeros(())
     # NaN propagates through both. A transposed view is read in the order it lies in memory, 30 × faster.
     low, high = (W.mT if W.ndim > 1 and W.mT.is_contiguous() else W).aminmax()
     return torch.maximum(-low, high)

@@ -1,6 +1,6 @@
 """How moments and bases are kept between steps: in float32, or in 8 and 4 bits, or as the seed they were drawn with.
 
-8-bit moments: 1 byte for an entry and 4 for each 64 of a row (`linalg.log_quantize`), rounded at random.
+8-bit moments: 1 byte for an entry and 4 for each 64 of a row (`linalg.minifloat`), rounded at random.
 4-bit basis: 132 bytes for each 256 entries of a matrix, the last block filled up; matrices of a stack share no block.
 Paper: Q-GaLore (2407.08296) keeps the weights in INT8 as well; ours stay in the model's type.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eckart.linalg import Quantized, dequantize, log_dequantize, log_quantize, quantize
+from eckart.linalg import Quantized, dequantize, from_minifloat, quantize, to_minifloat
 from eckart.optim.inner import INNER
 from eckart.optim.inner.inner import SHAPES, Moments
 from eckart.optim.projectors import PROJECTORS
@@ -27,7 +27,7 @@ def start_moments(slot: Slot) -> None:
         zero = torch.zeros(shape, dtype=slot.X.dtype, device=slot.X.device)
         by_rows = kind in ("full", "row")
         if slot.group["moments"] == "8bit" and kind == "full":
-            codes, scales = log_quantize(zero, signed=name not in UNSIGNED)
+            codes, scales = to_minifloat(zero, signed=name not in UNSIGNED)
             slot.state[name] = slot.shards.place(codes, by_rows)
             slot.state[name + SCALES] = slot.shards.place(scales, by_rows)
         else:
@@ -40,7 +40,7 @@ def moments(slot: Slot) -> Moments:
     for name in INNER[slot.group["inner"]].moments:
         kept = slot.get(name)
         if kept.dtype == torch.uint8:
-            kept = log_dequantize(kept, slot.get(name + SCALES), signed=name not in UNSIGNED).to(slot.X.dtype)
+            kept = from_minifloat(kept, slot.get(name + SCALES), signed=name not in UNSIGNED).to(slot.X.dtype)
         found[name] = kept
     return found
 
@@ -51,7 +51,7 @@ def keep_moments(slot: Slot, found: Moments) -> None:
         kept = slot.get(name)
         if kept.dtype == torch.uint8:
             source = slot.generator(slot.step, purpose)
-            codes, scales = log_quantize(moment, signed=name not in UNSIGNED, generator=source)
+            codes, scales = to_minifloat(moment, signed=name not in UNSIGNED, generator=source)
             kept.copy_(codes)
             slot.get(name + SCALES).copy_(scales)
 

@@ -1,19 +1,25 @@
-"""How far one update may go: factors on parts of a slot's update, as scalars on the device.
+"""How far one update may go: factors on parts of a slot's update, as scalars on the device, one for each matrix.
 
-    growth (Fira, APOLLO)   the part a ∘ X + L Vᵀ has a norm of at most γ times its last one; D Vᵀ is left alone
+    growth (Fira, APOLLO)   S = a ∘ X + L Vᵀ ← S · min(1, γ ‖S_last‖ / ‖S‖): its norm grows by γ at most; D Vᵀ is left
     clip                    the whole update has a norm of at most c √(mn): a root mean square of c for each entry
 
-Norms come from rows: ‖a ∘ (X − R Vᵀ)‖² = Σ a_i² (‖X_i‖² − ‖R_i‖²) for an orthonormal V. Where rows are shared out, the
-squares of all matrices of a step travel in one packed sum.
-Paper: Fira's growth is held from the second step on; a step with a zero gradient is not a norm to grow from.
+Norms come from rows: ‖a ∘ (X − R Vᵀ)‖² = Σ a_i² (‖X_i‖² − ‖R_i‖²) for an orthonormal V (for one in 4 bits, nearly);
+‖F Vᵀ‖² = ⟨F, F VᵀV⟩ for any V. Where rows are shared out, the squares of all matrices of a step travel in one packed
+sum.
+Paper: Fira's growth (Algorithm 1) is held from the second step on. A part that is zero is no norm to grow from: the
+last one before it stands, where Fira's and APOLLO's codes would let the next step have 1e-8.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
+from eckart.optim.subspace import down
+from eckart.optim.view import as_matrix_shape
 
 
 def none(slots: Sequence[Slot]) -> None:
@@ -22,42 +28,43 @@ def none(slots: Sequence[Slot]) -> None:
 
 def growth(slots: Sequence[Slot]) -> None:
     free = [slot for slot in slots if slot.rows is not None]
-    for slot, square in zip(free, _summed(free, [_outside(slot) for slot in free]), strict=True):
-        norm, last = square.sqrt(), slot.state["last_norm"]
-        factor = torch.where(last > 0, (slot.group["limit"] * last / norm).clamp(max=1.0), 1.0)
-        factor = torch.where(norm > 0, factor, 1.0)
-        slot.state["last_norm"].copy_(norm * factor)
-        _shrink(slot, factor, own=False)
+    for slot, square in zip(free, _summed(free, _outside), strict=True):
+        norm, last = square.sqrt(), slot.get("last_norm")
+        factor = torch.where((last > 0) & (norm > 0), (slot.group["limit"] * last / norm).clamp(max=1.0), 1.0)
+        last.copy_(torch.where(norm > 0, norm * factor, last))
+        _shrink(slot, factor[..., None, None], own=False)
 
 
 def clip(slots: Sequence[Slot]) -> None:
-    for slot, square in zip(slots, _summed(slots, [_all(slot) for slot in slots]), strict=True):
-        most = slot.group["limit"] * slot.parameter.numel() ** 0.5
-        norm = square.sqrt()
-        _shrink(slot, torch.where(norm > most, most / norm, 1.0), own=True)
+    for slot, square in zip(slots, _summed(slots, squared_norm), strict=True):
+        entries = math.prod(as_matrix_shape(slot.parameter.shape, slot.group["stack"])[-2:])
+        most, norm = slot.group["limit"] * entries**0.5, square.sqrt()
+        _shrink(slot, torch.where(norm > most, most / norm, 1.0)[..., None, None], own=True)
 
 
-def _outside(slot: Slot) -> Tensor:  # ()
+def _outside(slot: Slot) -> Tensor:  # (), or (E,)
     """‖a ∘ X + L Vᵀ‖² of the rows that are here."""
     assert slot.rows is not None
     squares = _squares(slot.X)
     if slot.low is not None:
         squares = (squares - _squares(slot.R)).clamp(min=0)
-    return (slot.rows.square() * squares).sum()
+    return (slot.rows.square() * squares).sum((-2, -1))
 
 
-def _all(slot: Slot) -> Tensor:  # ()
-    """‖D Vᵀ + a ∘ X + L Vᵀ + E‖² of the rows that are here; E, which lies outside the subspace, adds its own."""
-    total = slot.X.new_zeros(())
-    F = slot.factor()
+def squared_norm(slot: Slot) -> Tensor:  # (), or (E,)
+    """‖F Vᵀ + a ∘ X + E‖² of the rows that are here, with F = D + L."""
+    total = slot.X.new_zeros(slot.X.shape[:-2])
+    F, V = slot.factor(), slot.V
     if F is not None:
-        total = total + F.square().sum()
+        total = total + (F * (F @ (V.mT @ V) if V.is_floating_point() else F)).sum((-2, -1))
     if slot.rows is not None:
-        total = total + (slot.rows.square() * _squares(slot.X)).sum()
+        total = total + (slot.rows.square() * _squares(slot.X)).sum((-2, -1))
         if F is not None:
-            total = total + 2 * (slot.rows * F * slot.R).sum()
+            total = total + 2 * (slot.rows * F * slot.R).sum((-2, -1))
     if slot.extra is not None:
-        total = total + slot.extra.square().sum()
+        total = total + slot.extra.square().sum((-2, -1))
+        if F is not None:
+            total = total + 2 * (F * down(slot.extra, V)).sum((-2, -1))
     return total.clamp(min=0)
 
 
@@ -65,23 +72,18 @@ def _squares(t: Tensor) -> Tensor:  # (..., p, 1)
     return torch.linalg.vector_norm(t, dim=-1, keepdim=True).square()
 
 
-def _summed(slots: Sequence[Slot], squares: list[Tensor]) -> Sequence[Tensor]:
-    """The sums over processes, of all slots in one."""
-    if not squares:
-        return []
-    shared = [i for i, slot in enumerate(slots) if slot.shards.over_rows]
-    if shared:
-        packed = slots[shared[0]].shards.sum(torch.stack([squares[i] for i in shared]))
-        for place, square in zip(shared, packed.unbind(), strict=True):
-            squares[place] = square
-    return squares
+def _summed(slots: Sequence[Slot], here: Callable[[Slot], Tensor]) -> list[Tensor]:  # (), or (E,), each
+    """Squared norms over all processes: what a residual rule has found, the others from the rows that are here."""
+    asked = [slot for slot in slots if slot.square is None]
+    found = iter(together([slot.shards.rows for slot in asked], [here(slot) for slot in asked]))
+    return [next(found) if slot.square is None else slot.square for slot in slots]
 
 
 def _shrink(slot: Slot, factor: Tensor, own: bool) -> None:
-    if own and slot.own is not None:
-        slot.own = slot.own * factor
     slot.rows = None if slot.rows is None else slot.rows * factor
     slot.low = None if slot.low is None else slot.low * factor
+    if own and slot.own is not None:
+        slot.own = slot.own * factor
     if own and slot.extra is not None:
         slot.extra = slot.extra * factor
 

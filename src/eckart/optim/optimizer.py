@@ -141,7 +141,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
             group = self.param_groups[home]
             low = [p for p in mine if in_subspace(p, group)]
             plain = [p for p in mine if not in_subspace(p, group)]
-            for some in _portions(low, group):
+            for some in portions(low, group):
                 self._advance_matrices([self.slot_of(p, given) for p in some], group)
             self._advance_plain(plain, group)
 
@@ -230,7 +230,7 @@ class LowRankOptimizer(torch.optim.Optimizer):
         return generator(p.device, group["seed"], self._order[p], int(self.state[p]["step"]), ROUNDING)
 
 
-def _portions(parameters: list[Tensor], group: dict[str, Any]) -> Iterator[list[Tensor]]:
+def portions(parameters: list[Tensor], group: dict[str, Any]) -> Iterator[list[Tensor]]:
     """Cut a list so that what a part makes, R or X in another type, takes no more than `TOGETHER` numbers."""
     part: list[Tensor] = []
     size = 0

@@ -12,15 +12,19 @@
 | sign (FRUGAL) | D Vᵀ + c sign(X − R Vᵀ) | E |
 | feedback (LDAdam) | D Vᵀ, and what is lost joins the next gradient | D |
 
+A rule takes all matrices of a step, so that what needs a sum over processes sends it in one message.
 So Fira's residual is never formed: one product (D − s∘R) Vᵀ and one pass over X make the update.
-Paper: Fira's code takes α R Vᵀ off instead of R Vᵀ, ours is the paper's.
+Paper: Fira's code takes α R Vᵀ off instead of R Vᵀ and does not multiply the rest by α; ours is Algorithm 1. APOLLO's
+s is √(r/q) of what all of Adam's moments would give (its equation 9): a factor for the learning rate, which the paper
+leaves there for APOLLO and heuristically sets to √128 for APOLLO-Mini's r = 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
 from eckart.optim.subspace import up
 
@@ -41,10 +45,16 @@ def whole(slot: Slot, D: Tensor) -> None:
     slot.rows = _norm(D) / (_norm(slot.R) + TINY)
 
 
-def tensor(slot: Slot, D: Tensor) -> None:
-    squares = torch.stack([D.square().sum((-2, -1)), slot.R.square().sum((-2, -1))])
-    top, bottom = slot.shards.sum(squares).sqrt()[..., None, None].unbind()
-    slot.rows = top / (bottom + TINY)
+def tensor(slots: Sequence[Slot], directions: Sequence[Tensor]) -> None:
+    """A limiter that needs ‖s X‖ = s ‖X‖ finds it known, for ‖X‖ travels along."""
+    parts = [
+        torch.stack([_norm(t).square().sum((-2, -1)) for t in (D, slot.R, slot.X)])
+        for slot, D in zip(slots, directions, strict=True)
+    ]
+    for slot, squares in zip(slots, together([slot.shards.rows for slot in slots], parts), strict=True):
+        top, bottom, whole = squares.sqrt().unbind()
+        scale = top / (bottom + TINY)
+        slot.rows, slot.square = scale[..., None, None], (scale * whole).square()
 
 
 def sgd(slot: Slot, D: Tensor) -> None:
@@ -69,14 +79,22 @@ def _norm(t: Tensor) -> Tensor:  # (..., p, 1)
     return torch.linalg.vector_norm(t, dim=-1, keepdim=True)
 
 
-RESIDUALS: dict[str, Callable[[Slot, Tensor], None]] = {
-    "drop": drop,
-    "norm-scaled": norm_scaled,
-    "whole": whole,
+def _each(rule: Callable[[Slot, Tensor], None]) -> Callable[[Sequence[Slot], Sequence[Tensor]], None]:
+    def over(slots: Sequence[Slot], directions: Sequence[Tensor]) -> None:
+        for slot, D in zip(slots, directions, strict=True):
+            rule(slot, D)
+
+    return over
+
+
+RESIDUALS: dict[str, Callable[[Sequence[Slot], Sequence[Tensor]], None]] = {
+    "drop": _each(drop),
+    "norm-scaled": _each(norm_scaled),
+    "whole": _each(whole),
     "tensor": tensor,
-    "sgd": sgd,
-    "sign": sign,
-    "feedback": feedback,
+    "sgd": _each(sgd),
+    "sign": _each(sign),
+    "feedback": _each(feedback),
 }
 ORTHONORMAL = ("norm-scaled", "sgd", "sign", "feedback")  # these take X − R Vᵀ for what is outside
 FEEDBACK = ("feedback",)  # these keep a matrix of the gradient's size

@@ -28,10 +28,15 @@ class Slot:
     X: Tensor = field(repr=False)  # the gradient in float32 (float64 for float64), never written to
     V: Tensor = field(repr=False)  # what R is made with; a (r,) tensor of integers picks columns
     R: Tensor = field(repr=False)
+    peak: Tensor | None = None  # (..., 1, 1): the largest magnitude in X over all processes; where a basis is due
     own: Tensor | None = None  # D: what the inner rule makes of R
     rows: Tensor | None = None  # (p, 1) or scalar: what multiplies X itself
     low: Tensor | None = None  # (p, r): what is taken off rows ∘ X within the subspace
     extra: Tensor | None = None  # (p, q): anything else
+    square: Tensor | None = None  # () or (E,): ‖rows ∘ X‖² over all processes, where that is all of the update
+    given: Tensor | None = None  # R where it is known before: a sum over micro-batches; X is their last one then
+    seen: dict[str, Any] | None = None  # what `telemetry` reads; None where nobody asked
+    moments: dict[str, Tensor] = field(default_factory=dict, repr=False)  # as they were, while the basis is renewed
 
     def get(self, key: str) -> Tensor:
         """A state's part on this process."""
@@ -52,11 +57,6 @@ class Slot:
         """X with the rows of all processes."""
         return self.shards.gather(self.X)
 
-    def is_zero(self) -> bool:
-        """Whether the gradient is zero in all processes. One host read."""
-        peak = self.X.abs().amax() if self.X.numel() else self.X.new_zeros(())
-        return not bool(self.shards.max(peak))
-
     def generator(self, when: int | None = None, purpose: int = 0) -> torch.Generator:
         """Random numbers of this matrix: the same in each process, and again after a resume.
 
@@ -66,6 +66,13 @@ class Slot:
         """
         when = int(self.state["basis_step"]) if when is None else when
         return generator(self.X.device, self.group["seed"], self.index, when, purpose)
+
+    def noise(self) -> Tensor:  # (..., q, r)
+        """Gaussian numbers of the basis's shape: the same however the parameter is shared out."""
+        members = (self.parameter.shape[0],) if self.X.ndim == 3 else ()
+        shape = *members, self.X.shape[-1], self.rank
+        drawn = torch.randn(shape, generator=self.generator(), device=self.X.device, dtype=self.X.dtype)
+        return self.shards.members(drawn)
 
 
 def generator(device: torch.device, *parts: int) -> torch.Generator:

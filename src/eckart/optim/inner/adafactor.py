@@ -3,6 +3,7 @@
     row ← β̂ row + (1−β̂) mean_j(R² + ε),  column ← β̂ column + (1−β̂) mean_i(R² + ε),  β̂ = 1 − t^−0.8
     U = R / √(row columnᵀ / mean(row)),  U ← U / max(1, RMS(U)),  m ← β₁ m + (1−β₁) U,  D = m
 
+Where rows are shared out, the r + 1 sums over rows of all matrices travel in one message, and the RMS in another.
 Paper: momentum is kept, as β₁ of the group says; parameter scaling and the relative step are left to the caller's rate.
 """
 
@@ -12,27 +13,42 @@ import torch
 from torch import Tensor
 
 from eckart.optim.inner.inner import Moments
+from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
+from eckart.optim.view import as_matrix_shape
 
 EPS = 1e-30  # the paper's ε₁
 
 
 def adafactor(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]:
-    return [_one(slot, each) for slot, each in zip(slots, moments, strict=True)]
+    over, rows = [slot.shards.rows for slot in slots], [_rows(slot) for slot in slots]
+    sums = together(over, [_sums(slot, each) for slot, each in zip(slots, moments, strict=True)])
+    updates = [_scaled(*each) for each in zip(slots, moments, sums, rows, strict=True)]
+    squares = together(over, [U.square().sum((-2, -1), keepdim=True) for U in updates])
+    for slot, each, U, square, p in zip(slots, moments, updates, squares, rows, strict=True):
+        clipped = U / (square / (p * slot.rank)).sqrt().clamp(min=1.0)
+        each["exp_avg"].lerp_(clipped, 1 - slot.group["betas"][0])
+    return [each["exp_avg"].clone() for each in moments]
 
 
-def _one(slot: Slot, moments: Moments) -> Tensor:
-    R, row, column = slot.R, moments["row"], moments["column"]
-    fresh = int(slot.state["since"]) ** -0.8
-    squares = R.square().add_(EPS)
-    sums = torch.cat([squares.sum(-2, keepdim=True), torch.ones_like(R[..., :1, :1]) * R.shape[-2]], -1)
-    sums = slot.shards.sum(sums)  # columns' sums, and how many rows there are in all
-    rows = sums[..., -1:]
-    row.lerp_(squares.mean(-1, keepdim=True), fresh)
-    column.lerp_(sums[..., :-1] / rows, fresh)
-    mean = slot.shards.sum(row.sum(-2, keepdim=True)) / rows
-    U = R * (row / mean).rsqrt() * column.rsqrt()
-    square = slot.shards.sum(U.square().sum((-2, -1), keepdim=True)) / (rows * R.shape[-1])
-    U = U / square.sqrt().clamp(min=1.0)
-    moments["exp_avg"].lerp_(U, 1 - slot.group["betas"][0])
-    return moments["exp_avg"].clone()
+def _sums(slot: Slot, moments: Moments) -> Tensor:  # (..., 1, r + 1)
+    """Sums over the rows that are here: of squares, and of `row`, which moves on."""
+    squares = slot.R.square().add_(EPS)
+    row = moments["row"].lerp_(squares.mean(-1, keepdim=True), _fresh(slot))
+    return torch.cat([squares.sum(-2, keepdim=True), row.sum(-2, keepdim=True)], -1)
+
+
+def _scaled(slot: Slot, moments: Moments, sums: Tensor, rows: int) -> Tensor:  # (..., p, r)
+    """U before it is clipped."""
+    column = moments["column"].lerp_(sums[..., :-1] / rows, _fresh(slot))
+    return slot.R * (moments["row"] / (sums[..., -1:] / rows)).rsqrt() * column.rsqrt()
+
+
+def _fresh(slot: Slot) -> float:
+    """1 − β̂."""
+    return float(int(slot.state["since"]) ** -0.8)
+
+
+def _rows(slot: Slot) -> int:
+    """p, of all processes."""
+    return as_matrix_shape(slot.parameter.shape, slot.group["stack"])[-1 if slot.left else -2]
