@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eckart.linalg import dequantize, log_dequantize, quantize
+from eckart.linalg import dequantize, from_minifloat, quantize
 from eckart.optim import METHODS
 from eckart.optim.keeping import basis
 from optim_papers import SHAPES, Adam, Fed, drifting, same
@@ -101,7 +101,7 @@ def test_galore_8bit_is_galore_with_the_moments_that_its_codes_stand_for(shape: 
         N = M / (1 - 0.9**t) / ((V / (1 - 0.99**t)).sqrt() + 1e-8)
         same(after, W - LR * 0.25 * back(N if shape[0] >= shape[1] else N.mT, P, G), 1e-6)
         for name, moment in (("exp_avg", M), ("exp_avg_sq", V)):
-            kept = log_dequantize(ours.state[name], ours.state[name + "_scales"], signed=name == "exp_avg").double()
+            kept = from_minifloat(ours.state[name], ours.state[name + "_scales"], signed=name == "exp_avg").double()
             assert float((kept - moment).abs().max()) <= 0.0906 * float(moment.abs().max())
             M, V = (kept, V) if name == "exp_avg" else (M, kept)
     for name in ("exp_avg", "exp_avg_sq"):

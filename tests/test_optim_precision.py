@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eckart.linalg import log_dequantize
+from eckart.linalg import from_minifloat
 from optim_papers import Fed, drifting
 
 LONG = {"lr": 1e-3, "rank": 8, "gap": 1000}
@@ -37,7 +37,7 @@ def test_moments_of_8_bits_keep_within_their_rounding_of_float32_ones_without_a_
         coded.step(G)
     assert torch.equal(whole.state["basis"], coded.state["basis"])
     first, second = (
-        log_dequantize(coded.state[name], coded.state[name + "_scales"], signed=signed).double()
+        from_minifloat(coded.state[name], coded.state[name + "_scales"], signed=signed).double()
         for name, signed in (("exp_avg", True), ("exp_avg_sq", False))
     )
     ratio = second / whole.state["exp_avg_sq"]

@@ -16,7 +16,7 @@ from eckart.linalg.dimension import intrinsic_dimension
 from eckart.linalg.factored import balance, product_sum, product_svd, product_truncate
 from eckart.linalg.factored_norms import product_distance, product_inner, product_norm, product_nuclear_norm
 from eckart.linalg.invariant import complete, factorization_signal, invariant_subspace, propagate
-from eckart.linalg.log_quantize import log_dequantize, log_quantize
+from eckart.linalg.minifloat import from_minifloat, to_minifloat
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
 from eckart.linalg.norms import k_support_norm, nuclear_norm, schatten_norm, vector_k_support_norm
 from eckart.linalg.orthonormal import orthonormalize
@@ -64,12 +64,11 @@ __all__ = [
     "energy_rank_bounds",
     "factorization_signal",
     "find_range",
+    "from_minifloat",
     "intrinsic_dimension",
     "invariant_subspace",
     "inverse_root",
     "k_support_norm",
-    "log_dequantize",
-    "log_quantize",
     "map_side_by_side",
     "marchenko_pastur_edge",
     "marchenko_pastur_median",
@@ -112,6 +111,7 @@ __all__ = [
     "spectral_start",
     "stable_rank",
     "stochastic_round",
+    "to_minifloat",
     "top_singular_values",
     "truncated_svd",
     "vector_k_support_norm",

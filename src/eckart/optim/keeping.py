@@ -89,4 +89,4 @@ def _put(slot: Slot, key: str, value: Tensor) -> None:
     if key in slot.state:
         slot.get(key).copy_(value)
     else:
-        slot.state[key] = slot.shards.place(value, by_rows=False)
+        slot.state[key] = slot.shards.place(value, by_rows=False, by_member=value.ndim > 1)  # coordinates are of all
