@@ -90,19 +90,20 @@ class Shards:
         size = -(-t.shape[0] // dist.get_world_size(self.group))
         return t[size * self.position : size * (self.position + 1)]
 
-    def place(self, local: Tensor, by_rows: bool) -> Tensor:
+    def place(self, local: Tensor, by_rows: bool, by_member: bool = True) -> Tensor:
         """A state as it is kept: cut as the parameter is where it has a row for each row of X, else the same for all.
 
         Args:
             local: (..., p here, k) or (..., q, k), or one number for each matrix.
             by_rows: Whether its rows are those of X.
+            by_member: Whether each matrix of a stack has its own.
         """
         if self.whole is None:
             return local
         from torch.distributed.tensor import DTensor, Replicate, Shard
 
         cut, size = None, 0
-        if self.batch:
+        if self.batch and by_member:
             cut, size = 0, self.whole.shape[0]
         elif by_rows and self.dim is not None:
             cut, size = local.ndim - 2, self.whole.shape[self.dim]
@@ -142,7 +143,7 @@ def gradient(p: Tensor) -> Tensor:
 
 def agreed(t: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """The largest over all processes that share any of some parameters out, in place."""
-    groups = {}
+    groups: dict[Any, None] = {}
     for whole in (p for p in map(_dtensor, parameters) if p is not None):
         cut = (axis for axis, each in enumerate(whole.placements) if not each.is_replicate())
         groups |= dict.fromkeys(whole.device_mesh.get_group(axis) for axis in cut)

@@ -60,7 +60,7 @@ def is_left(shape: tuple[int, ...], side: str | None, shared: int | None, stack:
     left = smaller if side == "smaller" else side == "left"
     if allowed is not None and left != allowed:
         raise ValueError(
-            f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared out between "
-            f"processes: each step would send a matrix. Use side={'left' if allowed else 'right'!r}, or None for either"
+            f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared out "
+            f"between processes: each step would send a matrix. Use side={'left' if allowed else 'right'!r}, or None for either"
         )
     return left

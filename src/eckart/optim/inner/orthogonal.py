@@ -6,7 +6,8 @@ by the r×r Gram matrix, so that rows that are shared out cost sums of r×r. A G
 the second round brings the small directions to 1 which the first could not tell from rounding. The factor makes the
 update as large as Adam's, whatever the shape: at full rank its entries have a root mean square of 0.2.
 Paper: SUMO takes an SVD of M; ours agrees with it for directions down to 1e-4 of the largest (float32), and leaves
-smaller ones, which are rounding, smaller. The factor is of its code; its equations have √max(m, n) in words.
+smaller ones, which are rounding, smaller. The row follows its basis by a power step, where SUMO finds a range anew, so
+that the gradient need not be gathered. The factor is of its code; its equations have √max(m, n) in words.
 """
 
 from collections.abc import Sequence
