@@ -6,18 +6,15 @@ import pytest
 import torch
 
 from eckart.optim import METHODS, TRANSPORTS, LowRankOptimizer
-from optim_driving import GAP, RANK, RATE, SHAPES, STEPS, adam, drive, gradients, gram_schmidt, holds, turn
+from optim_driving import GAP, RANK, RATE, STEPS, drive, gram_schmidt, holds, turn, turn_moments
+from optim_papers import SHAPES, Adam, drifting, same
 
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
-def same(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
-
-
 @shapes
 def test_flora_is_adafactor_with_its_momentum_in_a_sketch_that_is_drawn_anew(shape):
-    given = gradients(shape)
+    given = drifting(shape, STEPS)
     weights, sketches, _ = drive("flora", shape, given)
     X = [turn(g) for g in given]
     p, q = X[0].shape
@@ -69,22 +66,20 @@ def test_flora_does_not_run_away_where_sketches_are_drawn_faster_than_momentum_f
 
 @shapes
 def test_golore_is_adam_in_a_random_subspace_with_the_momentum_brought_along(shape):
-    given = gradients(shape)
+    given = drifting(shape, STEPS)
     weights, bases, _ = drive("golore", shape, given)
-    X = [turn(g) for g in given]
-    m = v = torch.zeros(X[0].shape[0], RANK).double()
+    X, N = [turn(g) for g in given], Adam((0.9, 0.999))
     for t in range(1, STEPS + 1):
         P = bases[t - 1]
         same(P.mT @ P, torch.eye(RANK).double())
         if t > 1:
-            m = m @ bases[t - 2].mT @ P
-        m, v, D = adam(m, v, X[t - 1] @ P, t, (0.9, 0.999))
-        same(turn(weights[t]), turn(weights[t - 1]) - RATE * 0.25 * D @ P.mT)
+            N.M = N.M @ bases[t - 2].mT @ P
+        same(turn(weights[t]), turn(weights[t - 1]) - RATE * 0.25 * N(X[t - 1] @ P) @ P.mT)
     assert holds(bases[0], X[0]) < 0.9  # it does not look at the gradient
 
 
 def test_golore_begins_with_the_leading_subspace_where_its_projector_is_set_later():
-    given = gradients((20, 12), rest=0.01)
+    given = drifting((20, 12), STEPS, noise=0.01)
     W = torch.nn.Parameter(torch.zeros(20, 12).double())
     optimizer = LowRankOptimizer([W], method="golore", projector="power", rank=RANK, gap=GAP)
     for t, gradient in enumerate(given):
@@ -98,37 +93,31 @@ def test_golore_begins_with_the_leading_subspace_where_its_projector_is_set_late
 
 @shapes
 def test_ldadam_feeds_back_what_gradient_and_momentum_lose(shape):
-    given = gradients(shape)
-    weights, bases, optimizer = drive("ldadam", shape, given, gap=1)
-    beta1, beta2 = betas = (0.908, 0.99)
-    X = [turn(g) for g in given]
-    E = torch.zeros_like(X[0])
-    m = v = torch.zeros(X[0].shape[0], RANK).double()
-    assert holds(bases[0], X[0]) > 0.99
-    V = bases[0]
+    given = drifting(shape, STEPS)
+    weights, bases, state = drive("ldadam", shape, given, gap=1)
+    beta = 0.908
+    X, N = [turn(g) for g in given], Adam((beta, 0.99))
+    E, V = torch.zeros_like(X[0]), bases[0]
+    assert holds(V, X[0]) > 0.99
     for t in range(1, STEPS + 1):
         A, old = X[t - 1] + E, V
         E = A
         if t > 1:
-            first, second = 1 - beta1 ** (t - 1), 1 - beta2 ** (t - 1)
-            B = beta1 * (m / first) @ old.mT + (1 - beta1) * A
+            B = beta * N.M / (1 - beta ** (t - 1)) @ old.mT + (1 - beta) * A
             V = gram_schmidt(B.mT @ B @ old)
-            C = old.mT @ V
-            E = E + beta1 / (1 - beta1) * (m @ old.mT - m @ C @ V.mT)
-            v = second * ((v / second - (m / first) ** 2) @ C**2 + (m @ C / first) ** 2).abs()
-            m = m @ C
+            before = N.M
+            turn_moments(N, old.mT @ V)
+            E = E + beta / (1 - beta) * (before @ old.mT - N.M @ V.mT)
         E = E - A @ V @ V.mT
         same(bases[t - 1], V)
-        m, v, D = adam(m, v, A @ V, t, betas)
-        same(turn(weights[t]), turn(weights[t - 1]) - RATE * D @ V.mT)
-    (state,) = optimizer.state.values()
+        same(turn(weights[t]), turn(weights[t - 1]) - RATE * N(A @ V) @ V.mT)
     same(state["error"], E)
     assert (state["error"] @ V).abs().max() < 1e-10 < E.abs().max()
 
 
 def test_nothing_that_ldadam_saw_is_lost():
     """Gradients, by their share of the momentum: what is in it and in the error is what came."""
-    given = gradients((20, 12))
+    given = drifting((20, 12), STEPS)
     W = torch.nn.Parameter(torch.zeros(20, 12).double())
     optimizer = LowRankOptimizer([W], method="ldadam", rank=RANK)
     beta, total = 0.908, torch.zeros(20, 12).double()
@@ -144,17 +133,15 @@ def test_nothing_that_ldadam_saw_is_lost():
 
 @shapes
 def test_frugal_is_adam_on_drawn_columns_and_signs_elsewhere(shape):
-    given = gradients(shape)
+    given = drifting(shape, STEPS)
     weights, chosen, _ = drive("frugal", shape, given)
     X = [turn(g) for g in given]
     for t in range(1, STEPS + 1):
         columns = chosen[t - 1]
-        since = (t - 1) % GAP + 1
-        if since == 1:  # states are reset
-            m = v = torch.zeros(X[0].shape[0], RANK).double()
-        m, v, D = adam(m, v, X[t - 1][:, columns], since, (0.9, 0.999))
+        if (t - 1) % GAP == 0:
+            N = Adam((0.9, 0.999))
         update = X[t - 1].sign()
-        update[:, columns] = D
+        update[:, columns] = N(X[t - 1][:, columns])
         same(turn(weights[t]), turn(weights[t - 1]) - RATE * update)
     assert len({tuple(each.tolist()) for each in chosen}) > 1
 
@@ -177,7 +164,7 @@ def test_a_rank_that_is_no_share_is_refused(rank):
 
 @shapes
 def test_sumo_moves_by_the_polar_factor_of_a_momentum_that_is_brought_along_and_by_the_rest_of_the_gradient(shape):
-    given = gradients(shape, rest=1e-3)
+    given = drifting(shape, STEPS, noise=1e-4)
     weights, _, _ = drive("sumo", shape, given)
     X = [turn(g) for g in given]
     M = torch.zeros(X[0].shape[0], RANK).double()

@@ -48,7 +48,7 @@ def render_training(done: "Trained", *, console: Console | None = None) -> None:
         "parameters train.",
         f"Perplexity {done.before:.2f} → {done.after:.2f} on {done.measured_on}.",
         f"{done.steps} steps in {done.seconds:.0f} s, {done.step_seconds:.2f} s each. {_noted(done.telemetry)}",
-        f"Optimizer states {_mib(memory.states)}; AdamW's would take {_mib(memory.adamw)}{share}. "
+        f"Optimizer states {_mib(memory.states)}; AdamW's, in the weights' type, {_mib(memory.adamw)}{share}. "
         f"Weights {_mib(memory.weights)}; {_mib(memory.peak)} at the peak.",
         *(f"Note: {note}." for note in done.notes),
     ):

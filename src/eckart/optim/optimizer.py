@@ -1,8 +1,7 @@
 """`LowRankOptimizer`: training all of a model with optimizer states of low rank.
 
 For each matrix, turned so that the basis is on its columns (`view`): R = X V, a direction D from R and moments of R's
-size, and the update D Vᵀ with whatever the residual rule makes of the rest. See `methods` for the family, and
-`projectors`, `inner`, `residuals`, `transports`, `limiters` for the axes.
+size, and the update D Vᵀ with whatever the residual rule makes of the rest. See `methods` for the family and its axes.
 
 State elements for a matrix (m, n), smaller side: r min(m, n) for the basis and 2 r max(m, n) for the moments (GaLore).
 Cost of an ordinary step: 4 m n r flops, of a warm refresh 4 m n r more.
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from eckart.linalg import working_dtype
 from eckart.optim import dense
 from eckart.optim.checking import in_subspace, require_finite, require_group, require_known
+from eckart.optim.describing import described
 from eckart.optim.groups import param_groups, split_by_rank
 from eckart.optim.inner import INNER
 from eckart.optim.keeping import keep_moments, moments
@@ -64,6 +64,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         >>> {key: tuple(value.shape) for key, value in optimizer.state[model[0].weight].items() if value.ndim}
         {'basis': (32, 4), 'exp_avg': (64, 4), 'exp_avg_sq': (64, 4)}
     """
+
+    __repr__ = described
 
     def __init__(
         self,
