@@ -8,7 +8,7 @@ from eckart.optim import LowRankOptimizer
 SHAPES = {"tall": (24, 10), "wide": (10, 24), "square": (12, 12)}
 
 
-def drifting(shape: tuple[int, int], steps: int, seed: int = 0, drift: float = 0.2) -> list[Tensor]:
+def drifting(shape: tuple[int, int], steps: int, seed: int = 0, drift: float = 0.2, noise: float = 0.1) -> list[Tensor]:
     """Gradients in float64: rank 3 that turns a little at each step, and noise of full rank."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -19,7 +19,7 @@ def drifting(shape: tuple[int, int], steps: int, seed: int = 0, drift: float = 0
     sizes = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
     for _ in range(steps):
         U, V = U + drift * normal(*U.shape), V + drift * normal(*V.shape)
-        found.append((U * sizes) @ V.mT / shape[0] ** 0.5 + 0.1 * normal(*shape))
+        found.append((U * sizes) @ V.mT / shape[0] ** 0.5 + noise * normal(*shape))
     return found
 
 
