@@ -110,15 +110,19 @@ def gathers(rank: int, world: int) -> dict[str, Any]:
 
 
 def hybrid(rank: int, world: int) -> dict[str, Any]:
-    """HSDP: replicas of shares; in float32, and in bfloat16, which is rounded at random."""
+    """HSDP: replicas of shares; in float32, in bfloat16, which is rounded at random, and beside a parameter of FSDP."""
     mesh, told = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replicate", "shard")), {}
+    flat = init_device_mesh("cpu", (world,))
     for method in SHOWN:
         params = sharded(mesh)
         train(params, SHAPES, method)
         low = sharded(mesh, torch.bfloat16)
         train(low, SHAPES, method)
+        mixed = [sharded(flat)[0], *sharded(mesh)[1:]]
+        train(mixed, SHAPES, method)
         told[method] = {
             "weights": _full(params),
+            "mixed": _full(mixed),
             "here": [p.detach().to_local().clone() for p in params],
             "bfloat16": [p.detach().to_local().clone() for p in low],
         }

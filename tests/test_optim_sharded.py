@@ -65,6 +65,11 @@ def test_replicas_of_hsdp_are_the_same_to_the_bit_also_in_bfloat16(method: str, 
 
 
 @pytest.mark.parametrize("method", SHOWN)
+def test_parameters_on_different_meshes_share_an_optimizer(method: str, four: list[dict[str, Any]]) -> None:
+    same(method, four[0]["hybrid"][method]["mixed"], alone(method), start(SHAPES))
+
+
+@pytest.mark.parametrize("method", SHOWN)
 def test_a_training_loop_in_two_processes_has_the_losses_of_one(method: str, two: list[dict[str, Any]]) -> None:
     fsdp, ddp = (two[0]["loops"][method][kind] for kind in ("fsdp", "ddp"))
     abs_ = 1e-3 if method in FEW_BITS else 2e-5

@@ -61,6 +61,6 @@ def is_left(shape: tuple[int, ...], side: str | None, shared: int | None, stack:
     if allowed is not None and left != allowed:
         raise ValueError(
             f"side: {side!r} puts the basis of {name} {tuple(shape)} on dimension {shared}, which is shared out "
-            f"between processes: each step would send a matrix. Use side={'left' if allowed else 'right'!r}, or None for either"
+            f"between processes: each step would send a matrix. Use side={'left' if allowed else 'right'!r}, or None"
         )
     return left
