@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 import torch
@@ -134,16 +135,9 @@ def require_group(group: Mapping[str, Any]) -> None:
 
 
 def _require_numbers(group: Mapping[str, Any]) -> None:
-    for key, low in (
-        ("lr", 0.0),
-        ("eps", 0.0),
-        ("weight_decay", 0.0),
-        ("limit", 0.0),
-        ("scale", 0.0),
-        ("basis_lr", 0.0),
-    ):
-        if not group[key] >= low:
-            raise ValueError(f"{key}: {group[key]!r}; at least {low:g}")
+    for key in ("lr", "eps", "weight_decay", "limit", "scale", "basis_lr"):
+        if not isinstance(group[key], Real | Tensor) or not group[key] >= 0:
+            raise ValueError(f"{key}: {group[key]!r}; a number, at least 0")
     if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
         raise ValueError(f"betas: {group['betas']!r}; two numbers from 0 to below 1")
     if isinstance(group["gap"], bool) or not isinstance(group["gap"], int) or group["gap"] < 1:
