@@ -7,13 +7,18 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from eckart import optim
+from eckart.optim import checking
+from eckart.optim.inner import Inner
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
@@ -132,3 +137,41 @@ def test_states_take_the_bytes_that_the_guide_says(name: str) -> None:
     optimizer.step()
     kept = sum(t.nbytes for t in optimizer.state[weight].values() if t.numel() > 1)
     assert kept == eval(re.sub(r"(?<=[\dmnr])(?=[mnr])", "*", line[1]), {"m": m, "n": n, "r": r})
+
+
+def test_the_snippets_of_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 144, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = torch.randint(64, (2, 4, 16), generator=torch.Generator().manual_seed(0))
+    given = {
+        "model": LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)),  # type: ignore[arg-type]
+        "batches": [{"input_ids": each, "labels": each} for each in tokens],
+        "scheduler": SimpleNamespace(step=lambda: None),
+        "Trainer": lambda model, args, **given: given,
+        "args": None,
+        "data": None,
+    }
+    text = (ROOT / "docs" / "training.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for block in blocks:
+        exec(block, given)
+    assert isinstance(given["trainer"]["optimizers"][0], optim.LowRankOptimizer)  # type: ignore[index]
+
+
+def test_the_optimizer_added_as_an_example_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "adding-a-method.md").read_text().partition("## An optimizer")[2]
+    row, rule, other = (textwrap.dedent(each) for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    defined: dict[str, Any] = {}
+    exec(rule, defined)
+    monkeypatch.setitem(optim.INNER, "rowwise", Inner(defined["rowwise"], {"exp_avg": "full", "row": "row"}))
+    monkeypatch.setitem(checking.CHOICES, "inner", tuple(optim.INNER))
+    for name, method in eval(f"{{{row}{other}}}", {"Method": optim.Method}).items():
+        monkeypatch.setitem(optim.METHODS, name, method)
+        weight = torch.nn.Parameter(torch.ones(6, 4))
+        optimizer = optim.LowRankOptimizer([weight], lr=0.1, rank=2, method=name, gap=5)
+        for _ in range(100):
+            weight.grad = weight.detach().clone()  # of ‖W‖²/2
+            optimizer.step()
+        assert weight.norm() < 0.5, name  # 4.9 at first
