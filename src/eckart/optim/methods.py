@@ -5,6 +5,8 @@ Rates and scales are those of the papers' pretraining of 60 M parameters; above 
 rate. APOLLO's rates are GaLore's and were not tuned: its paper has Mini a little better at twice of that.
 Paper: Q-GaLore also keeps weights in INT8 and looks at cosines of five refreshes; here weights keep their type
 (bfloat16 is rounded at random) and a gap doubles by captured energy (`refreshing`).
+Where a paper takes an SVD (GaLore, Fira, SUMO, the first basis of all) the rows take warm power steps;
+`projector="svd"` is the paper's. GoLore's paper begins with SVDs and draws later: set the groups' `projector` then.
 """
 
 from collections.abc import Mapping
@@ -120,7 +122,7 @@ METHODS: dict[str, Method] = {
         residual="sgd", transport="rotate", lr=1e-3, settings={"betas": (0.95, 0.999)},
     ),
     "dion": Method(
-        "dion", "2504.05295", "an orthonormal factor of the momentum; sends vectors and not matrices",
+        "dion", "2504.05295", "both factors of the momentum's leading part, made orthonormal; the rest stays in it",
         inner="orthonormal", rank=0.25, lr=1e-2, settings={"side": "right", "betas": (0.95, 0.999)},
     ),
 }  # fmt: skip

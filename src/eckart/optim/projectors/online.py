@@ -6,9 +6,11 @@
 A step goes down and up by V and moves V afterwards, so R = X V is there already: one more product Xᵀ R. V is not
 orthonormal, only drawn to it by L. The moments of V are its own (β .9, .999), 2 q r more numbers.
 
-Cost: 2 p q r more a step than GaLore's. Where rows are shared out, q·r and a norm travel at each step.
+Cost: 2 p q r more a step than GaLore's. Where rows are shared out, (q + 1) r numbers travel at each step.
 Paper: the first V is three rounds of power and not an SVD; the penalty on VᵀV − I is left out, as in its code; V has no
-weight decay. A zero gradient moves nothing. The first step, at whose gradient V is nearly stationary, does not either.
+weight decay. Its code's η_V is 1/200 (the row's), its text suggests 5 η, which suits small matrices and short runs: a
+step of Adam's turns V by about η_V √q. A zero gradient moves nothing. The first step, at whose gradient V is nearly
+stationary, does not either.
 """
 
 import torch
