@@ -39,7 +39,7 @@ def test_train_writes_a_model_that_loads_and_reports_its_memory_beside_adamw_s(f
     code, printed, err = run("train", folder, "--data", rows, "--out", out, "--steps", 12, "--lr", 0.02, *USUAL)
     assert code == 0, err
     assert "galore on 7 matrices of rank 4" in printed
-    assert "AdamW's would take" in printed
+    assert "AdamW's, in the weights' type, " in printed
     report = json.loads((out / "report.json").read_text())
     assert report["after"] < report["before"] / 2
     assert [step for step, _ in report["evaluations"]] == [3, 6, 9, 12]

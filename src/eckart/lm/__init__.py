@@ -15,7 +15,7 @@ from eckart.lm.load import LanguageModel, load
 from eckart.lm.look import look, next_token_loss
 from eckart.lm.perplexity import Perplexity, perplexity
 from eckart.lm.resolve import ALIASES, checkpoint_path
-from eckart.lm.scratch import from_scratch
+from eckart.lm.scratch import from_scratch, learn_tokenizer
 from eckart.lm.telemetry_callback import TelemetryCallback
 from eckart.lm.text import batches, read_text
 from eckart.lm.trained import Trained
@@ -41,6 +41,7 @@ __all__ = [
     "checkpoint_path",
     "finetune",
     "from_scratch",
+    "learn_tokenizer",
     "load",
     "look",
     "next_token_loss",
