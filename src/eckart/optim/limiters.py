@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
-from eckart.optim.subspace import down
+from eckart.optim.subspace import down, row_squares
 from eckart.optim.view import as_matrix_shape
 
 
@@ -45,9 +45,9 @@ def clip(slots: Sequence[Slot]) -> None:
 def _outside(slot: Slot) -> Tensor:  # (), or (E,)
     """‖a ∘ X + L Vᵀ‖² of the rows that are here."""
     assert slot.rows is not None
-    squares = _squares(slot.X)
-    if slot.low is not None:
-        squares = (squares - _squares(slot.R)).clamp(min=0)
+    squares = row_squares(slot.X)
+    if slot.outside:
+        squares = (squares - row_squares(slot.R)).clamp(min=0)
     return (slot.rows.square() * squares).sum((-2, -1))
 
 
@@ -58,7 +58,7 @@ def squared_norm(slot: Slot) -> Tensor:  # (), or (E,)
     if F is not None:
         total = total + (F * (F @ (V.mT @ V) if V.is_floating_point() else F)).sum((-2, -1))
     if slot.rows is not None:
-        total = total + (slot.rows.square() * _squares(slot.X)).sum((-2, -1))
+        total = total + (slot.rows.square() * row_squares(slot.X)).sum((-2, -1))
         if F is not None:
             total = total + 2 * (slot.rows * F * slot.R).sum((-2, -1))
     if slot.extra is not None:
@@ -66,10 +66,6 @@ def squared_norm(slot: Slot) -> Tensor:  # (), or (E,)
         if F is not None:
             total = total + 2 * (F * down(slot.extra, V)).sum((-2, -1))
     return total.clamp(min=0)
-
-
-def _squares(t: Tensor) -> Tensor:  # (..., p, 1)
-    return torch.linalg.vector_norm(t, dim=-1, keepdim=True).square()
 
 
 def _summed(slots: Sequence[Slot], here: Callable[[Slot], Tensor]) -> list[Tensor]:  # (), or (E,), each
@@ -81,7 +77,6 @@ def _summed(slots: Sequence[Slot], here: Callable[[Slot], Tensor]) -> list[Tenso
 
 def _shrink(slot: Slot, factor: Tensor, own: bool) -> None:
     slot.rows = None if slot.rows is None else slot.rows * factor
-    slot.low = None if slot.low is None else slot.low * factor
     if own and slot.own is not None:
         slot.own = slot.own * factor
     if own and slot.extra is not None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eckart.linalg._check import magnitude
 from eckart.optim.keeping import basis, keep_basis, keep_moments, moments
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.sharding import together
@@ -81,6 +82,8 @@ def _peak(X: Tensor) -> Tensor:  # (..., 1, 1)
     """The largest magnitude; 0 of no rows."""
     if not X.numel():
         return X.new_zeros(*X.shape[:-2], 1, 1)
+    if X.ndim == 2:
+        return magnitude(X).view(1, 1)
     return torch.maximum(-X.amin((-2, -1), keepdim=True), X.amax((-2, -1), keepdim=True))
 
 
@@ -88,7 +91,8 @@ def _renew(slot: Slot) -> Tensor:
     """Another basis, the moments in its coordinates, R; gives the old basis."""
     transport, renew = TRANSPORTS[slot.group["transport"]], PROJECTORS[slot.group["projector"]].renew
     assert renew is not None
-    old = slot.V.clone()
+    watched = transport is not keep or slot.seen is not None or slot.group["schedule"] == "adaptive"
+    old = slot.V.clone() if watched else slot.V  # which is overwritten
     slot.moments = moments(slot)
     slot.state["basis_step"].copy_(slot.state["step"])
     slot.V = keep_basis(slot, renew(slot))

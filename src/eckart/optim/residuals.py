@@ -1,14 +1,14 @@
 """What becomes of the part of the gradient outside the subspace: each rule fills in a slot's update.
 
-    update = D Vᵀ + a ∘ X + L Vᵀ + E        own D, rows a, low L, extra E
+    update = D Vᵀ + a ∘ X + L Vᵀ + E        own D, rows a, outside (L = −a ∘ R), extra E
 
 | rule | update | as |
 |---|---|---|
 | drop | D Vᵀ | D |
-| norm-scaled (Fira) | D Vᵀ + s ∘ (X − R Vᵀ), s_i = ‖D_i‖ / ‖R_i‖ for each row | a = s, L = −s ∘ R |
+| norm-scaled (Fira) | D Vᵀ + s ∘ (X − R Vᵀ), s_i = ‖D_i‖ / ‖R_i‖ for each row | a = s, outside |
 | whole (APOLLO) | s ∘ X | a = s |
 | tensor (APOLLO-Mini) | s X, s = ‖D‖ / ‖R‖ | a = s |
-| sgd | D Vᵀ + c (X − R Vᵀ) | a = c, L = −c R |
+| sgd | D Vᵀ + c (X − R Vᵀ) | a = c, outside |
 | sign (FRUGAL) | D Vᵀ + c sign(X − R Vᵀ) | E |
 | feedback (LDAdam) | D Vᵀ, and what is lost joins the next gradient | D |
 
@@ -38,7 +38,7 @@ def drop(slot: Slot, D: Tensor) -> None:
 def norm_scaled(slot: Slot, D: Tensor) -> None:
     slot.own = D
     slot.rows = _norm(D) / (_norm(slot.R) + TINY)
-    slot.low = slot.rows * -slot.R
+    slot.outside = True
 
 
 def whole(slot: Slot, D: Tensor) -> None:
@@ -60,7 +60,7 @@ def tensor(slots: Sequence[Slot], directions: Sequence[Tensor]) -> None:
 def sgd(slot: Slot, D: Tensor) -> None:
     slot.own = D
     slot.rows = slot.X.new_tensor(slot.group["residual_scale"])
-    slot.low = slot.R * -slot.group["residual_scale"]
+    slot.outside = True
 
 
 def sign(slot: Slot, D: Tensor) -> None:

@@ -31,7 +31,7 @@ class Slot:
     peak: Tensor | None = None  # (..., 1, 1): the largest magnitude in X over all processes; where a basis is due
     own: Tensor | None = None  # D: what the inner rule makes of R
     rows: Tensor | None = None  # (p, 1) or scalar: what multiplies X itself
-    low: Tensor | None = None  # (p, r): what is taken off rows ∘ X within the subspace
+    outside: bool = False  # whether rows are for X − R Vᵀ only: L = −rows ∘ R
     extra: Tensor | None = None  # (p, q): anything else
     square: Tensor | None = None  # () or (E,): ‖rows ∘ X‖² over all processes, where that is all of the update
     given: Tensor | None = None  # R where it is known before: a sum over micro-batches; X is their last one then
@@ -49,9 +49,9 @@ class Slot:
 
     def factor(self) -> Tensor | None:  # (p, r)
         """All of the update that goes through Vᵀ."""
-        if self.own is None or self.low is None:
-            return self.low if self.own is None else self.own
-        return self.own + self.low
+        if self.own is None or self.rows is None or not self.outside:
+            return self.own
+        return torch.addcmul(self.own, self.rows, self.R, value=-1)
 
     def gathered(self) -> Tensor:  # (..., p, q)
         """X with the rows of all processes."""

@@ -1,6 +1,16 @@
 """To a subspace and back: R = X V and W ← β W + c F Vᵀ, with a basis of columns or a choice of coordinates."""
 
+import torch
 from torch import Tensor
+
+
+def row_squares(
+    X: Tensor,  # (..., p, q)
+) -> Tensor:  # (..., p, 1)
+    """‖X_i‖² of each row."""
+    if X.device.type == "cpu" and X.shape[-1] > 1 and X.mT.is_contiguous():  # torch's norm walks against the memory
+        return X.square().sum(-1, keepdim=True)
+    return torch.linalg.vector_norm(X, dim=-1, keepdim=True).square()
 
 
 def down(

@@ -43,6 +43,6 @@ def momentum_power(slot: Slot) -> Tensor:
 def _step(slot: Slot, Z: Tensor, back: Callable[[Tensor], Tensor], V: Tensor) -> Tensor:  # (..., q, r)
     """orth(Bᵀ Z) of Z = B V; V itself where that is zero."""
     assert slot.peak is not None
-    Y = slot.shards.sum(back(Z / torch.where(slot.peak > 0, slot.peak, 1.0)))
+    Y = slot.shards.sum(back(Z.div_(torch.where(slot.peak > 0, slot.peak, 1.0))))
     alive = Y.abs().amax((-2, -1), keepdim=True) > 0
-    return torch.where(alive, fast_orthonormal(torch.where(alive, Y, V)), V)
+    return torch.where(alive, fast_orthonormal(Y), V)
