@@ -16,9 +16,7 @@ pages for temporaries, which every contestant asks for, would drown the differen
 
 import argparse
 import copy
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import eckart
+import glibc
 from eckart.nn import replace
 
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
 SIBLINGS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 MODEL = "smollm2-135m"
 
@@ -160,8 +158,8 @@ def main() -> None:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--keep-malloc", action="store_true", help="use the environment's own allocation")
     options = parser.parse_args()
-    if not options.keep_malloc and any(key not in os.environ for key in MALLOC):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    if not options.keep_malloc:
+        glibc.keep_freed()
     frozen = eckart.lm.load(options.model).model.requires_grad_(False).float()
     models = {}
     for name, change in contestants(options.methods).items():

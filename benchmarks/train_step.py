@@ -11,10 +11,12 @@ matrix products (X V and D Vᵀ, 13 Gflop) and fused AdamW of the rest: no step 
 refreshes each contestant renews all its bases in the one step that is timed.
 
 The energy table follows, through the optimizer, gradients that drift and have full-rank noise (those of refresh.py:
-σ_i = i^-0.4 in subspaces that turn at every step): the least share of the optimal energy that a renewed basis holds.
+σ_i = i^-0.4 in subspaces that turn at every step), from an exact start: the least share of the optimal energy that a
+basis holds before and after a refresh.
 
-The program starts itself again with glibc told to keep what it has freed, for all contestants: fresh pages for
-temporaries drown the differences otherwise (`--keep-malloc` leaves that out).
+Temporaries of a parameter's size are part of what a step costs: the kernel gives fresh pages for them each time. With
+`--keep-freed` the program starts itself again with glibc told to keep what was freed, which spares all contestants
+those pages, and the peers the most.
 """
 
 import argparse
@@ -23,14 +25,14 @@ import statistics
 import time
 from typing import Any
 
-import glibc
 import torch
-from refresh import gradients, leading
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import glibc
 from eckart.linalg.subspace import captured_energy
 from eckart.optim import METHODS, LowRankOptimizer, param_groups
+from refresh import gradients, leading
 
 RATE = 1e-5  # weights hardly move, whoever steps
 PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {  # our row → package, class, settings of their readmes
@@ -89,7 +91,9 @@ def contestants(model: nn.Module, methods: list[str], rank: int) -> dict[str, An
 def timed(optimizer: Any, renew: bool) -> float:
     """Seconds of one step; whether it renews every basis."""
     keepers = [(group, "gap") for group in optimizer.param_groups if "gap" in group]
-    keepers += [(vars(state["projector"]), "update_proj_gap") for state in optimizer.state.values() if "projector" in state]
+    keepers += [
+        (vars(state["projector"]), "update_proj_gap") for state in optimizer.state.values() if "projector" in state
+    ]
     before = [keeper[key] for keeper, key in keepers]
     for keeper, key in keepers if renew else []:
         keeper[key] = 1
@@ -114,7 +118,10 @@ def state_bytes(optimizer: Any) -> int:
     """Bytes that an optimizer's state keeps alive: each storage once and whole, those of its objects included."""
     sizes: dict[int, int] = {}
     for state in optimizer.state.values():
-        for value in (*state.values(), *(v for each in state.values() if hasattr(each, "__dict__") for v in vars(each).values())):
+        for value in (
+            *state.values(),
+            *(v for each in state.values() if hasattr(each, "__dict__") for v in vars(each).values()),
+        ):
             if isinstance(value, Tensor) and value.ndim:
                 sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
     return sum(sizes.values())
@@ -135,7 +142,9 @@ def time_table(optimizers: dict[str, Any], rounds: int, refreshes: int) -> None:
         rest += f"{size / 1e6:9.1f}"
         if peer := peers.get(name):
             low, half, high = ratio(times, usual[peer])
-            print(f"{line}{half:7.3f} {f'{low:.3f} to {high:.3f}':>14} {rest} {size / state_bytes(optimizers[peer]):7.2f}")
+            print(
+                f"{line}{half:7.3f} {f'{low:.3f} to {high:.3f}':>14} {rest} {size / state_bytes(optimizers[peer]):7.2f}"
+            )
         else:
             print(f"{line}{'':7} {'':14} {rest}", flush=True)
 
@@ -146,23 +155,30 @@ def ratio(times: list[float], base: list[float]) -> tuple[float, ...]:
 
 
 def energy_table(rank: int, drift: float, noise: float, gaps: list[int], refreshes: int) -> None:
-    """Print what renewed bases hold of gradients that drift."""
-    print(f"\nenergy ÷ optimum at a refresh, drift {drift} a step, noise {noise}; the least of {refreshes}")
-    print(f"{'gap':>4} {'512×512':>9} {'1376×512':>9} {'512×1376':>9}")
+    """Print what the bases hold of gradients that drift: before a refresh and after it."""
+    shapes = ((512, 512), (1376, 512), (512, 1376))
+    print(
+        f"\nenergy ÷ optimum at a refresh, before and after; drift {drift} a step, noise {noise}; least of {refreshes}"
+    )
+    print(f"{'gap':>4} " + " ".join(f"{m}×{n}".rjust(16) for m, n in shapes))
     for gap in gaps:
-        lowest = []
-        for shape in ((512, 512), (1376, 512), (512, 1376)):
+        cells = []
+        for shape in shapes:
             W = nn.Parameter(torch.zeros(shape))
             optimizer = LowRankOptimizer([W], lr=0.0, rank=rank, gap=gap)
             shares = []
-            for step, G in zip(range(gap * refreshes + 1), gradients(shape, drift, noise, "cpu")):
-                W.grad = G
+            for step, G in zip(range(gap * refreshes + 1), gradients(shape, drift, noise, "cpu"), strict=False):
+                W.grad, X = G, G if shape[0] < shape[1] else G.mT
+                before = optimizer.state[W]["basis"].clone() if step else torch.empty(0)
                 optimizer.step()
-                if step and step % gap == 0:
-                    X = G if optimizer.state[W]["side"] else G.mT
-                    shares.append(float(captured_energy(X, optimizer.state[W]["basis"])) / leading(X, rank)[1])
-            lowest.append(min(shares))
-        print(f"{gap:4} " + " ".join(f"{share:9.5f}" for share in lowest), flush=True)
+                V = optimizer.state[W]["basis"]
+                if not step:
+                    V.copy_(leading(X, rank)[0])  # an exact start, as in refresh.py
+                elif step % gap == 0:
+                    best = leading(X, rank)[1]
+                    shares.append([float(captured_energy(X, basis)) / best for basis in (before, V)])
+            cells.append(" ".join(f"{min(each):.5f}" for each in zip(*shares, strict=True)).rjust(16))
+        print(f"{gap:4} " + " ".join(cells), flush=True)
 
 
 def main() -> None:
@@ -176,14 +192,16 @@ def main() -> None:
     parser.add_argument("--gaps", type=int, nargs="*", default=[1, 10, 200], help="of the energy table")
     parser.add_argument("--drift", type=float, default=0.03)
     parser.add_argument("--noise", type=float, default=0.01)
-    glibc.add_option(parser)
+    parser.add_argument("--keep-freed", action="store_true", help="have glibc keep freed memory")
     options = parser.parse_args()
-    glibc.restart(options)
+    if options.keep_freed:
+        glibc.keep_freed()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = llama()
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{size:.1f} M parameters, float32, rank {options.rank}, {options.threads} threads, torch {torch.__version__}")
+    print(f"{size:.1f} M parameters, float32, rank {options.rank}, {options.threads} threads, torch {torch.__version__}"
+          f"{', freed memory kept' if options.keep_freed else ''}")  # fmt: skip
     time_table(contestants(model, options.methods, options.rank), options.rounds, options.refreshes)
     if options.gaps:
         energy_table(options.rank, options.drift, options.noise, options.gaps, 3)
