@@ -145,7 +145,7 @@ def _bad(folder):
         "an unknown target": (folder, ["--rank", "4", "--targets", "q_porj"], "closest: q_proj"),
         "no learning rate": (folder, ["--rank", "4", "--lr", "0"], "lr: 0.0; give a positive number"),
         "gap 0": (folder, ["--rank", "4", "--gap", "0"], "gap: 0; a whole number of steps"),
-        "a negative decay": (folder, ["--rank", "4", "--weight-decay=-1"], "weight_decay: -1.0; at least 0"),
+        "a negative decay": (folder, ["--rank", "4", "--weight-decay=-1"], "weight_decay: -1.0; a number, at least 0"),
         "float16": (folder, ["--rank", "4", "--dtype", "fp16"], "float16 weights are too coarse"),
         "a length above the model's": (folder, ["--rank", "4", "--length", "999"], "at most 64"),
         "one process with powersgd": (folder, ["--rank", "4", "--powersgd", "4"], "start several with torchrun"),
