@@ -6,9 +6,10 @@
 
 A LLaMA of 1.9 M parameters (hidden 192, 4 layers) reads bytes; the last tenth of a text is held out. Every method makes
 the same number of steps on the same batches at rank d/4 = 48 (APOLLO-Mini's is 1), with a warm-up of a tenth and a
-cosine down to a tenth. Its learning rate is tuned, AdamW's included: three rates on the first seed, the best one on the
-others. That is the rate of the matrices; embedding, head and norms have AdamW at 3e-3 with all methods. Runs are short,
-so bases are renewed every 50 steps where a paper says 200 or more.
+cosine down to a tenth. Its learning rate is tuned, AdamW's included: three rates on the first seed, up to two more
+where the best is the lowest or the highest, and the best one on the other seeds. That is the rate of the matrices;
+embedding, head and norms have AdamW at 3e-3 with all methods. Runs are short, so bases are renewed every 50 steps where
+a paper says 200 or more.
 
 Every run is one line of the results file, and a run whose line is there is not done again: stop it when you like. One
 thread; a run takes about half a minute, all of them two hours for two texts. "step" is the optimizer's alone.
@@ -32,7 +33,7 @@ HIDDEN, LENGTH, BATCH, WINDOWS = 192, 128, 4, 200  # windows of held-out text
 REST, GAP = 3e-3, 50  # the rate of all but the matrices; most steps between refreshes
 # The middle one of three rates; an orthogonal factor's norm does not grow with the matrix, as that of Adam's step does.
 RATES = {"adamw": 3e-3, "ldadam": 5e-3, "flora": 3e-3, "frugal": 2e-3, "sumo": 5e-2, "dion": 5e-2}
-USUAL_RATE, FACTORS = 1e-2, (1 / 3, 1.0, 3.0)
+USUAL_RATE, FACTORS, MOST = 1e-2, (1 / 3, 1.0, 3.0), 5  # most rates that are tried
 
 
 def llama(seed: int) -> nn.Module:
@@ -111,6 +112,14 @@ def rates(method: str) -> list[float]:
     return [float(f"{RATES.get(method, USUAL_RATE) * factor:.2g}") for factor in FACTORS]
 
 
+def next_rate(tried: list[dict[str, Any]]) -> float | None:
+    """The rate to try next: beyond the best where that is at an end; None where it lies between others."""
+    known, best = sorted(line["rate"] for line in tried), best_rate(tried)
+    if len(known) >= MOST or known[0] < best < known[-1]:
+        return None
+    return float(f"{best * (FACTORS[2] if best == known[-1] else FACTORS[0]):.2g}")
+
+
 def key(line: dict[str, Any]) -> tuple[Any, ...]:
     """What makes a run this one."""
     return tuple(line[name] for name in ("data", "method", "rate", "seed", "steps"))
@@ -151,12 +160,13 @@ def table(lines: list[dict[str, Any]]) -> None:
         mean = {name: statistics.mean(line["loss"] for line in runs) for name, runs in best.items()}
         base = mean.get("adamw", math.nan)
         print(f"\n{data}: held-out loss, nats a byte, after {lines[0]['steps']} steps of {BATCH}×{LENGTH} bytes")
-        print(f"{'':14} {'loss':>8} {'±':>7} {'÷ AdamW':>8} {'rate':>8} {'of three':>9} {'state kB':>9} {'step ms':>8} "
+        print(f"{'':14} {'loss':>8} {'±':>7} {'÷ AdamW':>8} {'rate':>8} {'of rates':>9} {'state kB':>9} {'step ms':>8} "
               f"{'seeds':>6}")  # fmt: skip
         for name in sorted(mean, key=mean.__getitem__):
             runs, rate = best[name], best[name][0]["rate"]
             spread = statistics.stdev(line["loss"] for line in runs) if len(runs) > 1 else math.nan
-            place = {0: "lowest", 2: "highest"}.get(sorted({line["rate"] for line in of[name]}).index(rate), "middle")
+            known = sorted({line["rate"] for line in of[name]})
+            place = f"{known.index(rate) + 1} of {len(known)}"
             print(f"{name:14} {mean[name]:8.4f} {spread:7.4f} {mean[name] / base:8.3f} {rate:8.2g} {place:>9} "
                   f"{runs[0]['state_bytes'] / 1e3:9.0f} {statistics.median(line['step_ms'] for line in runs):8.2f} "
                   f"{len(runs):6}")  # fmt: skip
@@ -181,6 +191,8 @@ def main() -> None:
             for method in options.methods:
                 spec = {"data": name, "method": method, "steps": options.steps}
                 tried = [runs.get({**spec, "rate": rate, "seed": 0}, Path(path)) for rate in rates(method)]
+                while (rate := next_rate(tried)) is not None:
+                    tried.append(runs.get({**spec, "rate": rate, "seed": 0}, Path(path)))
                 for seed in range(1, options.seeds):
                     runs.get({**spec, "rate": best_rate(tried), "seed": seed}, Path(path))
     table([line for line in runs.done.values() if line["steps"] == options.steps])
