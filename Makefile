@@ -33,6 +33,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/adapt_speed.py
 	$(BIN)/python benchmarks/adapt_switching.py
 	$(BIN)/python benchmarks/auto_rank.py
+	$(BIN)/python benchmarks/train_memory.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet

@@ -128,6 +128,15 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_the_groups(
     assert "grouped with blocks.0.k, blocks.0.v" in repr(model.blocks[0].q)
 
 
+def test_a_checkpointed_block_is_computed_again_as_it_was_from_the_first_pass_on() -> None:
+    expected = gradients(net("lora"))
+    model = net("lora")
+    model.through = lambda block, x: checkpoint(block, x, use_reentrant=False)  # type: ignore[assignment,return-value]
+    assert_same(gradients(model), expected, atol=0, rtol=0)
+    gradients(model)
+    assert "grouped with blocks.0.k, blocks.0.v" in repr(model.blocks[0].q)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_to_half_precision_is_the_plain_operations_within_its_rounding(method: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):

@@ -25,6 +25,11 @@ def is_eager(x: Tensor) -> bool:
     )
 
 
+def in_backward() -> bool:
+    """Whether autograd is going backward, as where a checkpointed block is computed again."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def why_alone(layer: nn.Module) -> str:
     """Why a linear layer is not fused with its siblings; empty where it is."""
     W = layer._parameters.get("weight")

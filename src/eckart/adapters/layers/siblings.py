@@ -3,7 +3,8 @@
 The first call of each layer only looks: a layer that is called with the very tensor that the layer before it was called
 with joins its group. From then on the first of a group computes for all of it in one fused step, and the others hand
 out what is ready. A group that turns out wrong twice in a row (a member called with another tensor, or not at all) is
-taken apart and each computes alone, with a right result in every case.
+taken apart and each computes alone, with a right result in every case. What gradient checkpointing computes again in
+the backward pass of the first call is computed alone once more, as it was then.
 
 Paper: none; peers patch the source text of each architecture instead.
 """
@@ -13,6 +14,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from eckart.adapters.layers.conditions import in_backward
 
 Layer = nn.Module
 
@@ -31,6 +34,7 @@ class Group:
     def __init__(self, members: list[Layer], note: str = "") -> None:
         self.members = members
         self.note = note  # why the members are computed one by one
+        self.used = False  # whether a forward pass was computed as a group
         self.misses = 0
         self.switch = 0
         self.waiting: Waiting | None = None
@@ -123,6 +127,9 @@ class Siblings:
             return compute(x, [layer])[0]
         if len(group.members) == 1:
             return compute(x, group.members)[0]
+        if not group.used and in_backward():
+            return compute(x, [layer])[0]
+        group.used = True
         if group.switch != self._switch:
             group.waiting = None
             group.switch = self._switch
