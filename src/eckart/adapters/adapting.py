@@ -128,9 +128,7 @@ def adapt(
     model = plain(model, "adapt")
     row = _row(method)
     extra = _options(method, row, options)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: {dropout}; give a share of at least 0 and below 1")
-    _check_alpha(alpha, method, row)
+    _check_numbers(alpha, dropout, dtype, method, row)
     check_name(model, name)
     whole = chosen_modules(model, modules_to_save)
     automatic = check_automatic(rank, budget, method, row)
@@ -190,13 +188,17 @@ def _options(method: str, row: Method, options: Mapping[str, Any]) -> dict[str, 
     return {**row.options, **options}
 
 
-def _check_alpha(alpha: float | None, method: str, row: Method) -> None:
+def _check_numbers(alpha: Any, dropout: Any, dtype: torch.dtype | None, method: str, row: Method) -> None:
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout: {dropout!r}; give a share of at least 0 and below 1")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype: {dtype}; adapters train, so give a floating-point type")
     if alpha is None:
         return
     if row.scaling == "none":
         raise ValueError(f"alpha: {alpha}, but {method} is not scaled by one; leave it out")
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha: {alpha}; give a number above 0")
+    if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise ValueError(f"alpha: {alpha!r}; give a number above 0")
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
