@@ -135,11 +135,12 @@ def _refusal(kept: Mapping[str, str], certificates: Mapping[str, Certificate], t
             "nn.Parameter(module.weight.clone()), tie_word_embeddings = False in a config), or keep_unmergeable=True"
         )
     worst = sorted(kept, key=lambda name: -_taken(certificates[name], rounding == "stochastic"))[:3]
-    remedies = "dtype=torch.float32" + (', rounding="stochastic"' if rounding == "nearest" else "")
+    stochastic = ', rounding="stochastic" (--stochastic)' if rounding == "nearest" else ""
     return (
         f"tolerance: {tolerance:g} is exceeded by {len(kept)} of {len(certificates)} matrices, worst "
         + "; ".join(f"{name}: {kept[name]}" for name in worst)
-        + f". Remedies: {remedies}, keep_unmergeable=True, or a larger tolerance"
+        + f". Remedies: dtype=torch.float32 (--dtype float32){stochastic}, keep_unmergeable=True (in Python), or a "
+        "larger tolerance"
     )
 
 
