@@ -1,6 +1,6 @@
 """The inverse square root of a Gram matrix, which turns a matrix into its polar factor: M (MᵀM)^(−1/2).
 
-Cost: one eigendecomposition, O(r³), no host read.
+Cost: one eigendecomposition, O(r³); on a GPU torch's waits for the device.
 Paper: none.
 """
 

@@ -133,10 +133,10 @@ def stochastic_round(
     noise = torch.randint(
         0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=seeded(x.device, generator)
     )
-    bits = x.detach().contiguous().view(torch.int32)
-    cut = ((bits + noise) & -(1 << 16)).view(torch.float32)  # sign and magnitude: both signs round away from 0 alike
+    bits = noise.add_(x.detach().contiguous().view(torch.int32))  # sign and magnitude: both signs round away from 0
+    cut = bits.bitwise_and_(-(1 << 16)).view(torch.float32)
     largest = torch.finfo(torch.bfloat16).max
-    return torch.where(torch.isfinite(x), cut.clamp(-largest, largest), x).to(torch.bfloat16)
+    return torch.where(torch.isfinite(x), cut.clamp_(-largest, largest).to(torch.bfloat16), x.to(torch.bfloat16))
 
 
 def _blocks(flat: Tensor, block: int) -> Tensor:  # (numel,) -> (⌈numel/block⌉, block), the end padded with 0

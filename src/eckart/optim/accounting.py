@@ -128,7 +128,9 @@ def gradient_bytes(optimizer: LowRankOptimizer, in_backward: int = 0) -> tuple[i
 
 def adds_up(parameter: Tensor, group: Mapping[str, Any]) -> bool:
     """Whether what a step uses of a gradient is R = X V alone, while the basis stays."""
-    return in_subspace(parameter, group) and group["residual"] == "drop" and not INNER[group["inner"]].looks
+    follows = PROJECTORS[group["projector"]].after is not None  # each step looks at the gradient to move the basis
+    looks = follows or INNER[group["inner"]].looks
+    return in_subspace(parameter, group) and group["residual"] == "drop" and not looks
 
 
 def workspace_bytes(optimizer: LowRankOptimizer, in_backward: int = 0) -> int:
@@ -172,4 +174,4 @@ def _half(parameter: Tensor, further: int) -> int:
     """Bytes of a weight in float32 with what rounds it back at random, and further tensors of its size."""
     if working_dtype(parameter.dtype) == parameter.dtype:
         return 0
-    return here(parameter).numel() * (4 * (5 + further) + 1)
+    return here(parameter).numel() * (4 * (2 + further) + 7)  # float32, its noise; two roundings, a choice, the result

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from eckart.optim.inner.adamw import adam_directions
+from eckart.optim.inner.adamw import adam_directions, steps_before
 from eckart.optim.sharding import agreed, gradient, here
 from eckart.optim.writing import write_back
 
@@ -27,7 +27,8 @@ def moving(parameters: list[Tensor], states: list[dict[str, Any]]) -> list[bool]
     new = [i for i, state in enumerate(states) if not int(state["step"])]
     moves = [True] * len(parameters)
     if new:
-        some = torch.stack([gradient(parameters[i]).count_nonzero() for i in new])
+        counts = [gradient(parameters[i]).count_nonzero() for i in new]
+        some = torch.stack([each.to(counts[0].device) for each in counts])
         for i, number in zip(new, agreed(some, [parameters[i] for i in new]).tolist(), strict=True):
             moves[i] = number > 0
     return moves
@@ -45,17 +46,17 @@ def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str
     for state in states:
         state["step"] += 1
     parts = [_part(p, state) for p, state in zip(parameters, states, strict=True)]
-    fused = [part for part in parts if part[0].numel() and part[0].dtype == part[1].dtype == part[2].dtype]
+    fused = [part for part in parts if part[0].numel() and _alike(*part[:3])]
     rate, decay, betas, eps = float(group["lr"]), group["weight_decay"], group["betas"], group["eps"]
     if fused:
         P, G, first, second = map(list, zip(*(part[:4] for part in fused), strict=True))
-        before = torch.tensor([float(part[4] - 1) for part in fused], device=P[0].device)
+        before = steps_before([part[4] for part in fused], P)
         adamw(
-            P, G, first, second, [], list(before.unbind()), fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1],
+            P, G, first, second, [], before, fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1],
             lr=rate, weight_decay=decay, eps=eps, maximize=False,
         )  # fmt: skip
     for i, (W, grad, m, v, t) in enumerate(parts):
-        if W.numel() and not W.dtype == grad.dtype == m.dtype:
+        if W.numel() and not _alike(W, grad, m):
             (D,) = adam_directions([grad.to(m.dtype)], [m], [v], [t], betas, eps)
             write_back(W, W.to(m.dtype).mul_(1 - rate * decay).add_(D, alpha=-rate), generators(i))
 
@@ -63,3 +64,8 @@ def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str
 def _part(p: Tensor, state: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Weight, gradient and moments of this process, and the step."""
     return here(p.detach()), gradient(p), here(state["exp_avg"]), here(state["exp_avg_sq"]), int(state["step"])
+
+
+def _alike(W: Tensor, grad: Tensor, m: Tensor) -> bool:
+    """Whether the kernel can take them together: of one type, and one entry at one place in memory."""
+    return W.dtype == grad.dtype == m.dtype and W.stride() == grad.stride() == m.stride()

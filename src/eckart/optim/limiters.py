@@ -7,7 +7,8 @@ Norms come from rows: ‖a ∘ (X − R Vᵀ)‖² = Σ a_i² (‖X_i‖² − �
 ‖F Vᵀ‖² = ⟨F, F VᵀV⟩ for any V. Where rows are shared out, the squares of all matrices of a step travel in one packed
 sum.
 Paper: Fira's growth (Algorithm 1) is held from the second step on. A part that is zero is no norm to grow from: the
-last one before it stands, where Fira's and APOLLO's codes would let the next step have 1e-8.
+last one before it stands, where Fira's and APOLLO's codes would let the next step have 1e-8. So it is for a rounding:
+what is left of a gradient of rank r or less, as that of a batch of few tokens is, would hold the rest down for long.
 """
 
 import math
@@ -20,6 +21,8 @@ from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
 from eckart.optim.subspace import down, row_squares
 from eckart.optim.view import as_matrix_shape
+
+ROUNDING = 16  # × ε: shares of ‖X_i‖² that are none
 
 
 def none(slots: Sequence[Slot]) -> None:
@@ -47,7 +50,8 @@ def _outside(slot: Slot) -> Tensor:  # (), or (E,)
     assert slot.rows is not None
     squares = row_squares(slot.X)
     if slot.outside:
-        squares = (squares - row_squares(slot.R)).clamp(min=0)
+        rest, least = squares - row_squares(slot.R), ROUNDING * torch.finfo(squares.dtype).eps * squares
+        squares = torch.where(rest > least, rest, 0.0)
     return (slot.rows.square() * squares).sum((-2, -1))
 
 

@@ -24,7 +24,7 @@ from eckart.optim.limiters import LIMITERS
 from eckart.optim.loading import tensors_as_kept
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.refreshing import prepare
-from eckart.optim.residuals import FEEDBACK, RESIDUALS
+from eckart.optim.residuals import FORMING, RESIDUALS
 from eckart.optim.slot import Slot, generator
 from eckart.optim.state import slot_of
 from eckart.optim.telemetry import note_update, start_noting
@@ -233,14 +233,14 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
 
 def portions(parameters: list[Tensor], group: dict[str, Any]) -> Iterator[list[Tensor]]:
-    """Cut a list so that what a part makes, R or X in another type, takes no more than `TOGETHER` numbers."""
+    """Cut a list so that what a part makes, R or what is of X's size, takes no more than `TOGETHER` numbers."""
     part: list[Tensor] = []
     size = 0
     for p in parameters:
         shape, stack = p.shape, group["stack"]
         projected = p.numel() // min(as_matrix_shape(shape, stack)[-2:]) * rank_of(group["rank"], shape, stack)
-        copied = p.dtype != working_dtype(p.dtype) or group["residual"] in FEEDBACK
-        made = projected + (p.numel() if copied else 0)
+        formed = group["residual"] in FORMING or "error" in PROJECTORS[group["projector"]].state
+        made = projected + (p.numel() if formed or p.dtype != working_dtype(p.dtype) else 0)
         if part and size + made > TOGETHER:
             yield part
             part, size = [], 0

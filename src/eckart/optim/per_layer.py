@@ -29,7 +29,7 @@ from eckart.optim.accounting import adds_up
 from eckart.optim.checking import require_finite
 from eckart.optim.optimizer import LowRankOptimizer
 from eckart.optim.refreshing import project, stays
-from eckart.optim.sharding import Shards, gradient
+from eckart.optim.sharding import Shards, gradient, here
 
 CLIPS = ("total", "matrix")
 NORM = "grad_norm"
@@ -218,7 +218,7 @@ class StepInBackward:
 
     def _require_own(self, p: Tensor) -> None:
         """Fail where other processes' gradients would come later."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and Shards(p).whole is None:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and here(p) is p:
             raise ValueError(
                 f"optimizer: {self.optimizer.name_of(p)} is a replica in {dist.get_world_size()} processes, and DDP "
                 "averages gradients after a step in the backward pass; shard the model (fully_shard), or step as usual"

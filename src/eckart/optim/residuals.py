@@ -59,7 +59,7 @@ def tensor(slots: Sequence[Slot], directions: Sequence[Tensor]) -> None:
 
 def sgd(slot: Slot, D: Tensor) -> None:
     slot.own = D
-    slot.rows = slot.X.new_tensor(slot.group["residual_scale"])
+    slot.rows = slot.X.new_full((), slot.group["residual_scale"])
     slot.outside = True
 
 
@@ -98,3 +98,4 @@ RESIDUALS: dict[str, Callable[[Sequence[Slot], Sequence[Tensor]], None]] = {
 }
 ORTHONORMAL = ("norm-scaled", "sgd", "sign", "feedback")  # these take X − R Vᵀ for what is outside
 FEEDBACK = ("feedback",)  # these keep a matrix of the gradient's size
+FORMING = (*FEEDBACK, "sign")  # and these make one

@@ -59,7 +59,7 @@ def telemetry(optimizer: "LowRankOptimizer") -> dict[str, dict[str, float]]:
     if optimizer.seen is None:
         raise ValueError("optimizer: nothing was noted; call watch(optimizer) before training")
     found: dict[str, dict[str, float]] = {}
-    noted = list(optimizer.seen.items())
+    noted = [(p, seen) for p, seen in optimizer.seen.items() if "update" in seen]
     packed = [torch.stack([seen.get(key, seen["update"] * 0) for key in SQUARES]) for _, seen in noted]
     groups = [Shards(p, seen["stack"]).group for p, seen in noted]
     for (p, seen), squares in zip(noted, together(groups, packed), strict=True):

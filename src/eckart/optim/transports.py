@@ -35,7 +35,7 @@ def reset(slot: Slot, old: Tensor, moments: dict[str, Tensor]) -> None:
 
 def rotate(slot: Slot, old: Tensor, moments: dict[str, Tensor]) -> None:
     if FIRST in moments:
-        moments[FIRST].copy_(moments[FIRST] @ _turn(old, slot.V))
+        moments[FIRST].copy_(moments[FIRST] @ _turn(old, slot.V).to(moments[FIRST].dtype))
 
 
 def ldadam(slot: Slot, old: Tensor, moments: dict[str, Tensor]) -> None:
@@ -44,7 +44,7 @@ def ldadam(slot: Slot, old: Tensor, moments: dict[str, Tensor]) -> None:
     steps = int(slot.state["since"])
     if steps == 0:
         return
-    C = _turn(old, slot.V)
+    C = _turn(old, slot.V).to(m.dtype)
     first, second = 1 - beta1**steps, 1 - beta2**steps
     turned = m @ C
     if "error" in slot.state:  # then `slot.X` is this step's own sum

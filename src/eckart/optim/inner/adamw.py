@@ -39,10 +39,23 @@ def adam_directions(
         betas: Decay of the first and the second moment.
         eps: ε.
     """
+    grads = [_laid_as(grad, m) for grad, m in zip(grads, first, strict=True)]
     D = [torch.zeros_like(grad) for grad in grads]
-    before = torch.tensor([float(step - 1) for step in steps], device=grads[0].device)
     adam(
-        D, [grad.contiguous() for grad in grads], first, second, [], list(before.unbind()), fused=True, amsgrad=False,
+        D, grads, first, second, [], steps_before(steps, grads), fused=True, amsgrad=False,
         beta1=betas[0], beta2=betas[1], lr=-1.0, weight_decay=0.0, eps=eps, maximize=False, has_complex=False,
     )  # fmt: skip
     return D
+
+
+def steps_before(steps: Sequence[int], beside: Sequence[Tensor]) -> list[Tensor]:
+    """How many steps came before, for the kernel: filled in where the tensors are, as a copy would be waited for."""
+    return [
+        torch.full((), float(step - 1), dtype=torch.float32, device=each.device)
+        for step, each in zip(steps, beside, strict=True)
+    ]
+
+
+def _laid_as(t: Tensor, other: Tensor) -> Tensor:
+    """With the strides of another: the kernel goes through memory, whatever stands where."""
+    return t if t.stride() == other.stride() else torch.empty_like(other, dtype=t.dtype).copy_(t)
