@@ -22,15 +22,13 @@ from torch import Tensor
 from eckart.linalg import working_dtype
 from eckart.optim.checking import in_subspace
 from eckart.optim.inner import INNER
-from eckart.optim.inner.inner import SHAPES
-from eckart.optim.keeping import BLOCK_4BIT
+from eckart.optim.keeping import BLOCK_4BIT, BLOCK_8BIT
 from eckart.optim.optimizer import LowRankOptimizer, portions
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import FEEDBACK
+from eckart.optim.shapes import SHAPES
 from eckart.optim.sharding import Shards, here
 from eckart.optim.view import as_matrix_shape, is_left, rank_of
-
-BLOCK_8BIT = 64  # `linalg.minifloat`'s
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,8 @@ class Shape:
         return cls(batch[0] if batch else 1, p, q, rank, working_dtype(parameter.dtype).itemsize)
 
     def bytes_of(self, kind: str) -> int:
-        """Of a state that is a "gradient", a "basis", a "count", or a moment of `SHAPES`."""
-        special = {"gradient": (self.p, self.q), "basis": (self.q, self.r), "count": (1, 1)}
-        rows, columns = special[kind] if kind in special else SHAPES[kind](self.p, self.q, self.r)
+        """Of what has a shape of `SHAPES`."""
+        rows, columns = SHAPES[kind](self.p, self.q, self.r)
         return self.stack * rows * columns * self.size
 
 
@@ -101,7 +98,7 @@ def _moments(shape: Shape, group: Mapping[str, Any]) -> int:
     return sum(packed if eight and kind == "full" else shape.bytes_of(kind) for kind in kinds)
 
 
-def gradient_bytes(optimizer: LowRankOptimizer, in_backward: int = 0) -> tuple[int, int]:
+def gradient_bytes(optimizer: LowRankOptimizer, passes: int = 0) -> tuple[int, int]:
     """Bytes of gradients that are alive at a time, at most: at a refresh (and the first step), and at other steps.
 
     In ordinary mode all of them. In the backward pass one; over micro-batches all of them where they add up whole, and
@@ -109,14 +106,14 @@ def gradient_bytes(optimizer: LowRankOptimizer, in_backward: int = 0) -> tuple[i
 
     Args:
         optimizer: Whose.
-        in_backward: Backward passes for each step, of `step_in_backward`; 0 for ordinary steps.
+        passes: Backward passes for each step of `step_in_backward`; 0 for ordinary steps.
     """
     grads = [(p, group, here(p).nbytes) for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     every = sum(size for *_, size in grads)
-    if not in_backward or not grads:
+    if not passes or not grads:
         return every, every
     largest = max(size for *_, size in grads)
-    if in_backward == 1:
+    if passes == 1:
         return largest, largest
     kept, freed = 0, [0]
     for p, group, size in grads:
@@ -133,17 +130,17 @@ def adds_up(parameter: Tensor, group: Mapping[str, Any]) -> bool:
     return in_subspace(parameter, group) and group["residual"] == "drop" and not looks
 
 
-def workspace_bytes(optimizer: LowRankOptimizer, in_backward: int = 0) -> int:
+def workspace_bytes(optimizer: LowRankOptimizer, passes: int = 0) -> int:
     """Bytes that a step makes for itself at its peak, about; arguments as for `gradient_bytes`."""
     most = 0
     for group in optimizer.param_groups:
         low = [p for p in group["params"] if in_subspace(p, group)]
-        together = [[p] for p in low] if in_backward else portions(low, group)
+        together = [[p] for p in low] if passes else portions(low, group)
         for some in together:
             each = [_passing(p, Shape.of(p, group), group) for p in some]
             most = max(most, sum(stays for stays, _ in each) + max(passes for _, passes in each))
         plain = [p for p in group["params"] if not in_subspace(p, group)]
-        most = max([most, *(_half(p, 2) for p in plain)])
+        most = max([most, *(_rounded(p, 2) for p in plain)])
     return most
 
 
@@ -157,7 +154,7 @@ def _passing(parameter: Tensor, shape: Shape, group: Mapping[str, Any]) -> tuple
     stays += V if group["basis"] != "float32" else 0
     stays += R if residual in ("norm-scaled", "sgd") else 0
     stays += whole if feeds_back or residual == "sign" else 0
-    passes = [_half(parameter, 0), R if residual in ("norm-scaled", "sgd") else 0]
+    passes = [_rounded(parameter, 0), R if residual in ("norm-scaled", "sgd") else 0]
     if group["moments"] == "8bit":
         stays += R * (1 + list(inner.moments.values()).count("full"))
         passes.append(9 * R)
@@ -170,7 +167,7 @@ def _passing(parameter: Tensor, shape: Shape, group: Mapping[str, Any]) -> tuple
     return stays, max(passes)
 
 
-def _half(parameter: Tensor, further: int) -> int:
+def _rounded(parameter: Tensor, further: int) -> int:
     """Bytes of a weight in float32 with what rounds it back at random, and further tensors of its size."""
     if working_dtype(parameter.dtype) == parameter.dtype:
         return 0

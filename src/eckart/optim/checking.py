@@ -31,12 +31,6 @@ CHOICES: dict[str, Sequence[Any]] = {
     "basis": ("float32", "4bit", "seed"),
 }
 
-CHANGED = {
-    False: "nothing was changed",
-    True: "it was not changed; what the backward pass came to before has made its step",
-}
-
-
 KNOWN = ("params", "param_names", "lr", "rank", *AXES, *DEFAULTS)
 
 
@@ -67,11 +61,12 @@ def require_finite(parameters: Sequence[Tensor], name: Callable[[Tensor], str], 
     if not looked or not agreed((~torch.nn.utils.get_total_norm(gradients).isfinite()).float(), looked):
         return
     counts = agreed(torch.stack([(~grad.isfinite()).sum() for grad in gradients]), looked).tolist()
+    done = "it was not changed; what the backward pass came to before has made its step" if alone else "nothing was changed"
     for p, bad in zip(looked, counts, strict=True):
         if bad:
             raise ValueError(
                 f"{name(p)}: {bad} of {p.numel()} entries of its gradient are NaN or infinite"
-                f"{' on one process' if here(p) is not p else ''}; {CHANGED[alone]}. "
+                f"{' on one process' if here(p) is not p else ''}; {done}. "
                 "Leave this step out (optimizer.zero_grad()), or look at the learning rate and the data"
             )
 

@@ -11,27 +11,36 @@ from torch.nn.functional import pad
 
 from eckart.linalg import Quantized, dequantize, from_minifloat, quantize, to_minifloat
 from eckart.optim.inner import INNER
-from eckart.optim.inner.inner import SHAPES, Moments
+from eckart.optim.inner.inner import Moments
 from eckart.optim.projectors import PROJECTORS
+from eckart.optim.shapes import BY_ROWS, SHAPES
 from eckart.optim.slot import Slot
 
 UNSIGNED = ("exp_avg_sq",)
 SCALES = "_scales"
+BLOCK_8BIT = 64  # entries of a row for each scale of a moment in 8 bits
 BLOCK_4BIT = 256  # entries for each scale of a basis in 4 bits, as in Q-GaLore
 
 
 def start_moments(slot: Slot) -> None:
     """Put moments of zeros into a slot's state."""
     for name, kind in INNER[slot.group["inner"]].moments.items():
-        shape = *slot.X.shape[:-2], *SHAPES[kind](slot.X.shape[-2], slot.X.shape[-1], slot.rank)
-        zero = torch.zeros(shape, dtype=slot.X.dtype, device=slot.X.device)
-        by_rows = kind in ("full", "row")
         if slot.group["moments"] == "8bit" and kind == "full":
-            codes, scales = to_minifloat(zero, signed=name not in UNSIGNED)
-            slot.state[name] = slot.shards.place(codes, by_rows)
-            slot.state[name + SCALES] = slot.shards.place(scales, by_rows)
+            codes, scales = to_minifloat(_zeros(slot, kind), signed=name not in UNSIGNED, block=BLOCK_8BIT)
+            slot.state[name] = slot.shards.place(codes, by_rows=True)
+            slot.state[name + SCALES] = slot.shards.place(scales, by_rows=True)
         else:
-            slot.state[name] = slot.shards.place(zero, by_rows)
+            slot.state[name] = zeros(slot, kind)
+
+
+def zeros(slot: Slot, kind: str) -> Tensor:
+    """A state of zeros as it is kept; its shape by its name in `SHAPES`."""
+    return slot.shards.place(_zeros(slot, kind), kind in BY_ROWS)
+
+
+def _zeros(slot: Slot, kind: str) -> Tensor:
+    *stack, p, q = slot.X.shape
+    return slot.X.new_zeros(*stack, *SHAPES[kind](p, q, slot.rank))
 
 
 def moments(slot: Slot) -> Moments:
@@ -40,7 +49,8 @@ def moments(slot: Slot) -> Moments:
     for name in INNER[slot.group["inner"]].moments:
         kept = slot.get(name)
         if kept.dtype == torch.uint8:
-            kept = from_minifloat(kept, slot.get(name + SCALES), signed=name not in UNSIGNED).to(slot.X.dtype)
+            scales = slot.get(name + SCALES)
+            kept = from_minifloat(kept, scales, signed=name not in UNSIGNED, block=BLOCK_8BIT).to(slot.X.dtype)
         found[name] = kept
     return found
 
@@ -51,7 +61,7 @@ def keep_moments(slot: Slot, found: Moments) -> None:
         kept = slot.get(name)
         if kept.dtype == torch.uint8:
             source = slot.generator(slot.step, purpose)
-            codes, scales = to_minifloat(moment, signed=name not in UNSIGNED, generator=source)
+            codes, scales = to_minifloat(moment, signed=name not in UNSIGNED, block=BLOCK_8BIT, generator=source)
             kept.copy_(codes)
             slot.get(name + SCALES).copy_(scales)
 

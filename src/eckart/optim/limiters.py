@@ -20,7 +20,6 @@ from torch import Tensor
 from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
 from eckart.optim.subspace import down, row_squares
-from eckart.optim.view import as_matrix_shape
 
 ROUNDING = 16  # × ε: shares of ‖X_i‖² that are none
 
@@ -40,8 +39,7 @@ def growth(slots: Sequence[Slot]) -> None:
 
 def clip(slots: Sequence[Slot]) -> None:
     for slot, square in zip(slots, _summed(slots, squared_norm), strict=True):
-        entries = math.prod(as_matrix_shape(slot.parameter.shape, slot.group["stack"])[-2:])
-        most, norm = slot.group["limit"] * entries**0.5, square.sqrt()
+        most, norm = slot.group["limit"] * math.prod(slot.shape) ** 0.5, square.sqrt()
         _shrink(slot, torch.where(norm > most, most / norm, 1.0)[..., None, None], own=True)
 
 

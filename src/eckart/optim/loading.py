@@ -14,10 +14,10 @@ from torch import Tensor
 from eckart.linalg import working_dtype
 from eckart.optim.checking import in_subspace
 from eckart.optim.inner import INNER
-from eckart.optim.inner.inner import SHAPES
 from eckart.optim.methods import AXES
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import FEEDBACK
+from eckart.optim.shapes import SHAPES
 from eckart.optim.sharding import Shards
 from eckart.optim.state import HOST
 from eckart.optim.view import as_matrix_shape, is_left, rank_of
@@ -129,8 +129,7 @@ def _require_fits(p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any],
     r = rank_of(group["rank"], p.shape, group["stack"])
     kinds = {**INNER[group["inner"]].moments, **PROJECTORS[group["projector"]].state}
     kinds |= {"error": "gradient"} if group["residual"] in FEEDBACK else {}
-    ends = {"gradient": (rows, q), "basis": (q, r)} | {kind: shape(rows, q, r) for kind, shape in SHAPES.items()}
-    shapes = {key: (*batch, *ends[kind]) for key, kind in kinds.items() if kind in ends}
+    shapes = {key: (*batch, *SHAPES[kind](rows, q, r)) for key, kind in kinds.items()}
     if group["basis"] == "float32":
         shapes["basis"] = (r,) if group["projector"] == "coordinates" else (*batch, q, r)
     _require_shapes(p, state, shapes, name)

@@ -43,7 +43,6 @@ class Memory:
     predicted: Bytes
     measured: Bytes
     between_refreshes: int  # gradients at most, predicted, at a step that is not a refresh
-    in_backward: bool  # whether steps are made in the backward pass
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -99,20 +98,20 @@ def memory(model: nn.Module, optimizer: LowRankOptimizer, step: Callable[[], obj
     if layered is not None:
         gradients = layered.largest
     measured = Bytes(stored([*model.parameters(), *model.buffers()]), gradients, kept, workspace)
-    return Memory(predicted, measured, gradient_bytes(optimizer, passes)[1], layered is not None)
+    return Memory(predicted, measured, gradient_bytes(optimizer, passes)[1])
 
 
-def predict(model: nn.Module, optimizer: LowRankOptimizer, in_backward: int = 0) -> Bytes:
+def predict(model: nn.Module, optimizer: LowRankOptimizer, passes: int = 0) -> Bytes:
     """What a training will take, from shapes and options.
 
     Args:
         model: With the weights.
         optimizer: Its optimizer.
-        in_backward: Backward passes for each step, of `step_in_backward`; 0 for ordinary steps.
+        passes: Backward passes for each step of `step_in_backward`; 0 for ordinary steps.
     """
     weights = sum(here(t).nbytes for t in (*model.parameters(), *model.buffers()))
     states = sum(state_bytes(p, group) for group in optimizer.param_groups for p in group["params"])
-    gradients, workspace = gradient_bytes(optimizer, in_backward)[0], workspace_bytes(optimizer, in_backward)
+    gradients, workspace = gradient_bytes(optimizer, passes)[0], workspace_bytes(optimizer, passes)
     return Bytes(weights, gradients, states, workspace)
 
 

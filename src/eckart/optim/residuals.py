@@ -12,8 +12,8 @@
 | sign (FRUGAL) | D Vᵀ + c sign(X − R Vᵀ) | E |
 | feedback (LDAdam) | D Vᵀ, and what is lost joins the next gradient | D |
 
-A rule takes all matrices of a step, so that what needs a sum over processes sends it in one message.
-So Fira's residual is never formed: one product (D − s∘R) Vᵀ and one pass over X make the update.
+Fira's residual is never formed: one product (D − s∘R) Vᵀ and one pass over X make the update. A rule takes all matrices
+of a step, so that what needs a sum over processes sends it in one message.
 Paper: Fira's code takes α R Vᵀ off instead of R Vᵀ and does not multiply the rest by α; ours is Algorithm 1. APOLLO's
 s is √(r/q) of what all of Adam's moments would give (its equation 9): a factor for the learning rate, which the paper
 leaves there for APOLLO and heuristically sets to √128 for APOLLO-Mini's r = 1.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eckart.optim.sharding import Shards
+from eckart.optim.view import as_matrix_shape
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Slot:
     index: int  # among all parameters of the optimizer; with the seed it says which random numbers are drawn
     rank: int
     left: bool
-    X: Tensor = field(repr=False)  # the gradient in float32 (float64 for float64), never written to
+    X: Tensor = field(repr=False)  # the gradient in float32 (float64 for float64); written to only where it is a sum
     V: Tensor = field(repr=False)  # what R is made with; a (r,) tensor of integers picks columns
     R: Tensor = field(repr=False)
     peak: Tensor | None = None  # (..., 1, 1): the largest magnitude in X over all processes; where a basis is due
@@ -46,6 +47,12 @@ class Slot:
     def step(self) -> int:
         """Steps so far, this one included."""
         return int(self.state["step"])
+
+    @property
+    def shape(self) -> tuple[int, int]:  # (m, n)
+        """Of one matrix as the parameter holds it, on all processes together."""
+        m, n = as_matrix_shape(self.parameter.shape, self.group["stack"])[-2:]
+        return m, n
 
     def factor(self) -> Tensor | None:  # (p, r)
         """All of the update that goes through Vᵀ."""

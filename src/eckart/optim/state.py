@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eckart.linalg import orthonormalize, working_dtype
-from eckart.optim.keeping import keep_basis, start_moments
+from eckart.optim.keeping import keep_basis, start_moments, zeros
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import FEEDBACK
 from eckart.optim.sharding import Shards, gradient
@@ -55,15 +55,6 @@ def _start(slot: Slot) -> None:
     if group["schedule"] == "adaptive":
         state["gap"] = torch.tensor(group["gap"], dtype=torch.int64)
     if group["residual"] in FEEDBACK:
-        state["error"] = _zeros(slot, "gradient")
+        state["error"] = zeros(slot, "gradient")
     for key, kind in PROJECTORS[group["projector"]].state.items():
-        state[key] = _zeros(slot, kind)
-
-
-def _zeros(slot: Slot, kind: str) -> Tensor:
-    """A state of a projector."""
-    X = slot.X
-    if kind == "gradient":
-        return slot.shards.place(torch.zeros_like(X, memory_format=torch.contiguous_format), by_rows=True)
-    shape = (X.shape[-1], slot.rank) if kind == "basis" else (1, 1)
-    return slot.shards.place(X.new_zeros(*X.shape[:-2], *shape), by_rows=False)
+        state[key] = zeros(slot, kind)

@@ -2,9 +2,8 @@
 
     side right: X = W (m, n), basis V (n, r);    side left: X = Wᵀ (n, m), basis V (m, r)
 
-so that always R = X V (p, r). A convolution (out, in, k, …) is (out, in·k·…), a stack of experts (E, m, n) stays a
-batch.
-`left` and `right` are of the parameter as it is stored.
+so that always R = X V (p, r). `left` and `right` are of the parameter as it is stored. A convolution (out, in, k, …) is
+(out, in·k·…); a stack of experts (E, m, n) stays a batch.
 """
 
 import math

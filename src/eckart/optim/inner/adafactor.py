@@ -15,13 +15,12 @@ from torch import Tensor
 from eckart.optim.inner.inner import Moments
 from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
-from eckart.optim.view import as_matrix_shape
 
 EPS = 1e-30  # the paper's ε₁
 
 
 def adafactor(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]:
-    over, rows = [slot.shards.rows for slot in slots], [_rows(slot) for slot in slots]
+    over, rows = [slot.shards.rows for slot in slots], [slot.shape[slot.left] for slot in slots]  # p of all processes
     sums = together(over, [_sums(slot, each) for slot, each in zip(slots, moments, strict=True)])
     updates = [_scaled(*each) for each in zip(slots, moments, sums, rows, strict=True)]
     squares = together(over, [U.square().sum((-2, -1), keepdim=True) for U in updates])
@@ -34,21 +33,16 @@ def adafactor(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]
 def _sums(slot: Slot, moments: Moments) -> Tensor:  # (..., 1, r + 1)
     """Sums over the rows that are here: of squares, and of `row`, which moves on."""
     squares = slot.R.square().add_(EPS)
-    row = moments["row"].lerp_(squares.mean(-1, keepdim=True), _fresh(slot))
+    row = moments["row"].lerp_(squares.mean(-1, keepdim=True), fresh(slot))
     return torch.cat([squares.sum(-2, keepdim=True), row.sum(-2, keepdim=True)], -1)
 
 
 def _scaled(slot: Slot, moments: Moments, sums: Tensor, rows: int) -> Tensor:  # (..., p, r)
     """U before it is clipped."""
-    column = moments["column"].lerp_(sums[..., :-1] / rows, _fresh(slot))
+    column = moments["column"].lerp_(sums[..., :-1] / rows, fresh(slot))
     return slot.R * (moments["row"] / (sums[..., -1:] / rows)).rsqrt() * column.rsqrt()
 
 
-def _fresh(slot: Slot) -> float:
+def fresh(slot: Slot) -> float:
     """1 − β̂."""
     return float(int(slot.state["since"]) ** -0.8)
-
-
-def _rows(slot: Slot) -> int:
-    """p, of all processes."""
-    return as_matrix_shape(slot.parameter.shape, slot.group["stack"])[-1 if slot.left else -2]

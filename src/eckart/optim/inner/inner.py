@@ -8,12 +8,6 @@ from torch import Tensor
 from eckart.optim.slot import Slot
 
 Moments = dict[str, Tensor]  # name → float32
-SHAPES: dict[str, Callable[[int, int, int], tuple[int, int]]] = {
-    "full": lambda p, q, r: (p, r),
-    "row": lambda p, q, r: (p, 1),
-    "column": lambda p, q, r: (1, r),
-    "wide": lambda p, q, r: (1, q),
-}
 
 
 @dataclass(frozen=True)
@@ -22,7 +16,7 @@ class Inner:
 
     Args:
         directions: Given slots (of one group) and their moments, the D of each; moments are updated in place.
-        moments: Name → shape: "full" (p, r), "row" (p, 1), "column" (1, r) or "wide" (1, q).
+        moments: Name → shape, by its name in `SHAPES`.
         looks: Whether it looks at X itself, beside R.
     """
 

@@ -18,7 +18,6 @@ from eckart.linalg import inverse_root
 from eckart.optim.inner.inner import Moments
 from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
-from eckart.optim.view import as_matrix_shape
 
 ROUNDS = 2
 SIZE = 0.2
@@ -30,8 +29,4 @@ def orthogonal(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor
     for _ in range(ROUNDS):
         grams = together(over, [each.mT @ each for each in D])
         D = [each @ inverse_root(gram) for each, gram in zip(D, grams, strict=True)]
-    return [each * _size(slot) for each, slot in zip(D, slots, strict=True)]
-
-
-def _size(slot: Slot) -> float:
-    return SIZE * float(max(as_matrix_shape(slot.parameter.shape, slot.group["stack"])[-2:]) ** 0.5)
+    return [each * (SIZE * max(slot.shape) ** 0.5) for each, slot in zip(D, slots, strict=True)]

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eckart.optim.inner.adafactor import EPS, fresh
 from eckart.optim.inner.inner import Moments
 from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
-
-EPS = 1e-30  # Adafactor's ε₁
 
 
 def sketched_adafactor(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]:
@@ -31,7 +30,7 @@ def sketched_adafactor(slots: Sequence[Slot], moments: Sequence[Moments]) -> lis
 def _sums(slot: Slot, row: Tensor) -> Tensor:  # (..., 1, q + 2)
     """Σ_i X², Σ_i row and how many rows there are; `row` is moved on."""
     X = slot.X
-    row.lerp_(_squares(X, -1) / X.shape[-1] + EPS, _fresh(slot))
+    row.lerp_(_squares(X, -1) / X.shape[-1] + EPS, fresh(slot))
     rows = X.new_full((*X.shape[:-2], 1, 1), X.shape[-2])
     return torch.cat([_squares(X, -2), row.sum(-2, keepdim=True), rows], -1)
 
@@ -39,14 +38,9 @@ def _sums(slot: Slot, row: Tensor) -> Tensor:  # (..., 1, q + 2)
 def _one(slot: Slot, moments: Moments, sums: Tensor) -> Tensor:
     row, column = moments["row"], moments["column"]
     squares, of_row, rows = sums.split([column.shape[-1], 1, 1], -1)
-    column.lerp_(squares / rows + EPS, _fresh(slot))
+    column.lerp_(squares / rows + EPS, fresh(slot))
     seen = slot.X @ (slot.V * column.rsqrt().mT)
     return moments["exp_avg"].lerp_(seen * (row * rows / of_row).rsqrt(), 1 - slot.group["betas"][0]).clone()
-
-
-def _fresh(slot: Slot) -> float:
-    """1 − β̂."""
-    return float(int(slot.state["since"]) ** -0.8)
 
 
 def _squares(X: Tensor, dim: int) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from eckart.optim.slot import Slot
-from eckart.optim.view import as_matrix_shape
 
 ROUNDING = 1e-6
 STATE = {"error": "gradient"}
@@ -34,5 +33,5 @@ def factors(slot: Slot, D: Tensor) -> None:
     alive = length > ROUNDING * length.amax(-1, keepdim=True)
     unit = F / torch.where(alive, length, 1.0)
     slot.V.copy_(torch.where(alive, unit, slot.V))
-    m, n = as_matrix_shape(slot.parameter.shape, slot.group["stack"])[-2:]
+    m, n = slot.shape
     slot.V = torch.where(alive, unit, 0.0) * (m / n) ** 0.5

@@ -21,7 +21,7 @@ class Projector:
         orthonormal: Whether VᵀV = I.
         looks: Whether it looks at the gradient (else a zero one is no reason to wait).
         sends: What travels at a refresh where rows are shared out between processes; empty for nothing.
-        state: Further states, name → "basis" (q, r), "gradient" (p, q) or "count".
+        state: Further states: name → shape, by its name in `SHAPES`.
     """
 
     first: Callable[[Slot], Tensor]
