@@ -41,6 +41,8 @@ def render_training(done: "Trained", *, console: Console | None = None) -> None:
     """
     console = console or Console()
     console.print(spectra_table(done.learned))
+    from eckart.optim.measuring import in_units
+
     memory, ranks = done.memory, list(done.ranks.values())
     share = f" ({memory.states / memory.adamw:.0%})" if memory.adamw else ""
     for line in (
@@ -48,8 +50,8 @@ def render_training(done: "Trained", *, console: Console | None = None) -> None:
         "parameters train.",
         f"Perplexity {done.before:.2f} → {done.after:.2f} on {done.measured_on}.",
         f"{done.steps} steps in {done.seconds:.0f} s, {done.step_seconds:.2f} s each. {_noted(done.telemetry)}",
-        f"Optimizer states {_mib(memory.states)}; AdamW's, in the weights' type, {_mib(memory.adamw)}{share}. "
-        f"Weights {_mib(memory.weights)}; {_mib(memory.peak)} at the peak.",
+        f"Optimizer states {in_units(memory.states)}; AdamW's, in the weights' type, {in_units(memory.adamw)}{share}. "
+        f"Weights {in_units(memory.weights)}; {in_units(memory.peak)} at the peak.",
         *(f"Note: {note}." for note in done.notes),
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -66,10 +68,6 @@ def _noted(telemetry: "dict[str, dict[str, float]]") -> str:
         f"{min(refreshes):.0f}" if min(refreshes) == max(refreshes) else f"{min(refreshes):.0f} – {max(refreshes):.0f}"
     )
     return f"Subspaces were renewed {times} times{held}."
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
 
 
 def spectra_table(learned: "list[Learned]") -> Table:

@@ -134,13 +134,10 @@ def _rank(value: str) -> float:
 
 
 def _rate(method: str, lr: float | None, from_scratch: bool) -> float:
-    from eckart.optim import METHODS
+    from eckart.optim.checking import require_known
 
-    if method not in METHODS:
-        from eckart.nn.patterns import closest
-
-        raise ValueError(f"--method: there is no {method!r}; closest: {closest(method, METHODS, whole=True)}")
-    return (METHODS[method].lr if from_scratch else METHODS[method].lr * TUNED) if lr is None else lr
+    usual = require_known(method, {}).lr
+    return (usual if from_scratch else usual * TUNED) if lr is None else lr
 
 
 def _model(

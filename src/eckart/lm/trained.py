@@ -18,18 +18,20 @@ from eckart.linalg import map_side_by_side, singular_values
 from eckart.lm.finetuned import Learned, learned
 from eckart.nn import Progress
 from eckart.nn.files import open_checkpoint, save_safetensors
-from eckart.optim import LowRankOptimizer
+from eckart.optim import LowRankOptimizer, memory
+from eckart.optim.measuring import in_units
 from eckart.optim.view import rank_of
 
 
-class Memory(NamedTuple):
-    """Bytes of one process.
+class Taken(NamedTuple):
+    """What a run took, in bytes of one process.
 
     Args:
-        weights: Of the parameters, each once.
-        states: What the optimizer keeps between steps.
+        weights: Of parameters and buffers (`optim.memory`).
+        states: What the optimizer keeps between steps (the same).
         adamw: What torch's AdamW would keep: two moments of each trained parameter, in its type.
-        peak: Largest in use while training: of the GPU's memory, or of the process where there is no GPU.
+        peak: Largest in use while training, activations included: of the GPU's memory, or of the process where there is
+            no GPU.
     """
 
     weights: int
@@ -39,8 +41,8 @@ class Memory(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"weights {_mib(self.weights)}, optimizer states {_mib(self.states)} (AdamW's: {_mib(self.adamw)}), "
-            f"{_mib(self.peak)} at the peak"
+            f"weights {in_units(self.weights)}, optimizer states {in_units(self.states)} (AdamW's: "
+            f"{in_units(self.adamw)}), {in_units(self.peak)} at the peak"
         )
 
 
@@ -81,7 +83,7 @@ class Trained:
     telemetry: dict[str, dict[str, float]]
     seconds: float
     step_seconds: float
-    memory: Memory
+    memory: Taken
     folder: str
     notes: list[str] = field(default_factory=list)
 
@@ -96,7 +98,7 @@ class Trained:
         )
 
 
-def memory_of(optimizer: LowRankOptimizer, model: torch.nn.Module, peak: int) -> Memory:
+def taken(model: torch.nn.Module, optimizer: LowRankOptimizer, peak: int) -> Taken:
     """Count what a model and its optimizer hold.
 
     Example:
@@ -104,12 +106,12 @@ def memory_of(optimizer: LowRankOptimizer, model: torch.nn.Module, peak: int) ->
         >>> optimizer = LowRankOptimizer(model, rank=4)
         >>> model(torch.ones(1, 64)).sum().backward()
         >>> optimizer.step()
-        >>> memory_of(optimizer, model, peak=0)[:3]  # 4 (32 + 2 · 64) numbers and four counters; 2 · 32 · 64 numbers
+        >>> taken(model, optimizer, peak=0)[:3]  # 4 (32 + 2 · 64) numbers and four counters; 2 · 32 · 64 numbers
         (8192, 2592, 16384)
     """
-    states = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    return Memory(_bytes(model.parameters()), _bytes(states), 2 * _bytes(trained), peak)
+    now = memory(model, optimizer).measured
+    trained = sum(p.nbytes for group in optimizer.param_groups for p in group["params"])
+    return Taken(now.weights, now.states, 2 * trained, peak)
 
 
 def projected(optimizer: LowRankOptimizer) -> dict[str, tuple[Tensor, int]]:
@@ -157,11 +159,3 @@ def spectra_since(optimizer: LowRankOptimizer, file: Path, progress: Progress | 
 def ranks_of(optimizer: LowRankOptimizer) -> dict[str, int]:
     """Matrix → r."""
     return {name.removesuffix(".weight"): rank for name, (_, rank) in projected(optimizer).items()}
-
-
-def _bytes(tensors: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB" if size >= 2**23 else f"{size / 2**10:,.0f} KiB"

@@ -17,11 +17,12 @@ from eckart.lm.load import without_bars
 from eckart.lm.plan import Plan
 from eckart.lm.run_folder import first_process, processes
 from eckart.lm.running import prepare
-from eckart.lm.trained import Trained, keep_start, memory_of, ranks_of, spectra_since
+from eckart.lm.trained import Trained, keep_start, ranks_of, spectra_since, taken
 from eckart.lm.trainer import TextTrainer, peak_memory, same_use_cache, training_arguments
 from eckart.nn import Patterns, Progress
 from eckart.nn.files import atomic_directory, write_json
-from eckart.optim import METHODS, LowRankOptimizer, param_groups, step_in_backward, telemetry, watch
+from eckart.optim import LowRankOptimizer, param_groups, step_in_backward, telemetry, watch
+from eckart.optim.checking import require_known
 
 CLIP = 1.0  # largest norm of all gradients together
 
@@ -113,14 +114,16 @@ def train(
         >>> sorted(file.name for file in (rows.parent / "run").iterdir())
         ['checkpoints', 'model', 'report.json', 'run.json', 'start.safetensors']
     """
-    _check(model, method, per_layer, powersgd)
+    _check(model, per_layer, powersgd)
+    row = require_known(method, options)
     plan = Plan(
-        steps=steps, epochs=epochs, lr=METHODS[method].lr if lr is None else lr, batch=batch, accumulate=accumulate,
-        seed=seed, save_every=save_every,
+        steps=steps, epochs=epochs, lr=row.lr if lr is None else lr, batch=batch, accumulate=accumulate, seed=seed,
+        save_every=save_every,
     )  # fmt: skip
     choice = {"method": method, "rank": rank, "targets": targets, "exclude": exclude, "per_layer": per_layer}
     choice |= {"powersgd": powersgd} | options | dict(record or {})
-    optimizer, left_out = _optimizer(model, plan, method, rank, targets, exclude, options)
+    r = row.rank if rank is None else rank
+    optimizer, left_out = _optimizer(model, plan, method, r, targets, exclude, options)
     run = prepare(
         model, tokenizer, data, plan, out=out, held_out=held_out, length=length, packed=packed, resume=resume,
         force=force, record=json.loads(json.dumps(choice)),
@@ -142,7 +145,7 @@ def train(
         numbers = run.go(trainer, before, progress)
         if inside is not None:
             inside.remove()
-    memory = memory_of(optimizer, model, peak_memory(arguments.device))
+    memory = taken(model, optimizer, peak_memory(arguments.device))
     done = Trained(
         method, ranks_of(optimizer), sum(p.numel() for p in model.parameters() if p.requires_grad),
         **numbers._asdict(),
@@ -162,9 +165,7 @@ def train(
     return done
 
 
-def _check(model: PreTrainedModel, method: str, per_layer: bool, powersgd: int | None) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method: {method!r}; one of {', '.join(METHODS)}")
+def _check(model: PreTrainedModel, per_layer: bool, powersgd: int | None) -> None:
     if any(p.dtype == torch.float16 for p in model.parameters()):
         raise ValueError("model: float16 weights are too coarse to train; load it with dtype=torch.bfloat16 or float32")
     if per_layer and processes() > 1:
@@ -177,15 +178,14 @@ def _optimizer(
     model: PreTrainedModel,
     plan: Plan,
     method: str,
-    rank: float | Mapping[str, float] | None,
+    rank: float | Mapping[str, float],
     targets: Patterns,
     exclude: Patterns,
     options: Mapping[str, Any],
 ) -> tuple[LowRankOptimizer, list[str]]:
     """The optimizer, and what it says it left to AdamW."""
     given = {"seed": plan.seed} | dict(options)
-    r = METHODS[method].rank if rank is None else rank
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        groups = param_groups(model, r, targets=targets, exclude=exclude, **given)
+        groups = param_groups(model, rank, targets=targets, exclude=exclude, **given)
     return LowRankOptimizer(groups, plan.lr, method=method, **given), [str(each.message) for each in said]

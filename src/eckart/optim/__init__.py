@@ -3,14 +3,14 @@
 from eckart.optim.groups import param_groups
 from eckart.optim.inner import INNER
 from eckart.optim.limiters import LIMITERS
-from eckart.optim.memory import Bytes, Memory, memory, peak
+from eckart.optim.measuring import Bytes, Memory, memory, peak
 from eckart.optim.methods import DEFAULTS, METHODS, Method
 from eckart.optim.optimizer import LowRankOptimizer
 from eckart.optim.per_layer import StepInBackward, step_in_backward
-from eckart.optim.plan import Plan, plan
+from eckart.optim.planning import Plan, plan
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import RESIDUALS
-from eckart.optim.telemetry import telemetry, watch
+from eckart.optim.noting import telemetry, watch
 from eckart.optim.transports import TRANSPORTS
 
 __all__ = [

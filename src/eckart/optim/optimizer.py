@@ -27,7 +27,7 @@ from eckart.optim.refreshing import prepare
 from eckart.optim.residuals import FORMING, RESIDUALS
 from eckart.optim.slot import Slot, generator
 from eckart.optim.state import slot_of
-from eckart.optim.telemetry import note_update, start_noting
+from eckart.optim.noting import note_update, start_noting
 from eckart.optim.view import as_matrix_shape, rank_of
 from eckart.optim.writing import ROUNDING, write
 

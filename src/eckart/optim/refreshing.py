@@ -22,7 +22,7 @@ from eckart.optim.projectors import PROJECTORS
 from eckart.optim.sharding import together
 from eckart.optim.slot import Slot
 from eckart.optim.subspace import down
-from eckart.optim.telemetry import note_refresh
+from eckart.optim.noting import note_refresh
 from eckart.optim.transports import TRANSPORTS, keep
 
 SCHEDULES = ("fixed", "staggered", "adaptive")

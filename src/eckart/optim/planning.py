@@ -15,7 +15,7 @@ from torch import nn
 
 from eckart.nn import Patterns
 from eckart.optim.groups import param_groups
-from eckart.optim.memory import in_units, predict
+from eckart.optim.measuring import in_units, predict
 from eckart.optim.methods import METHODS
 from eckart.optim.optimizer import LowRankOptimizer
 
