@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eckart.optim.keeping import basis
+from eckart.optim.step.keeping import basis
 from optim_papers import Adam, Fed
 
 RATE, GAP, STEPS, RANK = 0.05, 3, 8, 3

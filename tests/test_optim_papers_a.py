@@ -6,7 +6,7 @@ from torch import Tensor
 
 from eckart.linalg import dequantize, from_minifloat, quantize
 from eckart.optim import METHODS
-from eckart.optim.keeping import basis
+from eckart.optim.step.keeping import basis
 from optim_papers import SHAPES, Adam, Fed, drifting, same
 
 BETAS = (0.9, 0.99)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eckart.optim import LowRankOptimizer, memory, plan, step_in_backward
-from eckart.optim.planning import ROWS, bytes_of
+from eckart.optim.budget.planning import ROWS, bytes_of
 
 
 def network() -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.optim import METHODS, LowRankOptimizer
-from eckart.optim.view import is_left
+from eckart.optim.step.view import is_left
 from optim_processes import together
 from optim_scenes import SHAPES, SHOWN, STACKS, STEPS, alone, learn, net, options, start
 

@@ -41,7 +41,7 @@ def render_training(done: "Trained", *, console: Console | None = None) -> None:
     """
     console = console or Console()
     console.print(spectra_table(done.learned))
-    from eckart.optim.measuring import in_units
+    from eckart.optim.budget.measuring import in_units
 
     memory, ranks = done.memory, list(done.ranks.values())
     share = f" ({memory.states / memory.adamw:.0%})" if memory.adamw else ""

@@ -19,8 +19,8 @@ from eckart.lm.finetuned import Learned, learned
 from eckart.nn import Progress
 from eckart.nn.files import open_checkpoint, save_safetensors
 from eckart.optim import LowRankOptimizer, memory
-from eckart.optim.measuring import in_units
-from eckart.optim.view import rank_of
+from eckart.optim.budget.measuring import in_units
+from eckart.optim.step.view import rank_of
 
 
 class Taken(NamedTuple):

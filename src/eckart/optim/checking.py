@@ -13,11 +13,11 @@ from eckart.optim.inner import INNER
 from eckart.optim.limiters import LIMITERS
 from eckart.optim.methods import AXES, DEFAULTS, METHODS, Method
 from eckart.optim.projectors import PROJECTORS
-from eckart.optim.refreshing import SCHEDULES
 from eckart.optim.residuals import ORTHONORMAL, RESIDUALS
 from eckart.optim.sharding import Shards, agreed, here
+from eckart.optim.step.refreshing import SCHEDULES
+from eckart.optim.step.view import SIDES, as_matrix_shape, is_left
 from eckart.optim.transports import TRANSPORTS
-from eckart.optim.view import SIDES, as_matrix_shape, is_left
 
 CHOICES: dict[str, Sequence[Any]] = {
     "side": (None, *SIDES),
@@ -61,12 +61,14 @@ def require_finite(parameters: Sequence[Tensor], name: Callable[[Tensor], str], 
     if not looked or not agreed((~torch.nn.utils.get_total_norm(gradients).isfinite()).float(), looked):
         return
     counts = agreed(torch.stack([(~grad.isfinite()).sum() for grad in gradients]), looked).tolist()
-    done = "it was not changed; what the backward pass came to before has made its step" if alone else "nothing was changed"
+    stayed = "nothing was changed"
+    if alone:
+        stayed = "it was not changed; what the backward pass came to before has made its step"
     for p, bad in zip(looked, counts, strict=True):
         if bad:
             raise ValueError(
                 f"{name(p)}: {bad} of {p.numel()} entries of its gradient are NaN or infinite"
-                f"{' on one process' if here(p) is not p else ''}; {done}. "
+                f"{' on one process' if here(p) is not p else ''}; {stayed}. "
                 "Leave this step out (optimizer.zero_grad()), or look at the learning rate and the data"
             )
 

@@ -10,7 +10,7 @@ from torch import nn
 from eckart.nn import Matrix, Patterns, matrices, member_name, select, split_member
 from eckart.nn.heads import head_names
 from eckart.nn.patterns import closest
-from eckart.optim.view import as_matrix_shape
+from eckart.optim.step.view import as_matrix_shape
 
 USUAL = ("linear", "conv1d", "conv", "attention", "experts")
 

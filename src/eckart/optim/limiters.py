@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from eckart.optim.sharding import together
-from eckart.optim.slot import Slot
-from eckart.optim.subspace import down, row_squares
+from eckart.optim.step.slot import Slot
+from eckart.optim.step.subspace import down, row_squares
 
 ROUNDING = 16  # × ε: shares of ‖X_i‖² that are none
 

@@ -17,10 +17,10 @@ from eckart.optim.inner import INNER
 from eckart.optim.methods import AXES
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import FEEDBACK
-from eckart.optim.shapes import SHAPES
 from eckart.optim.sharding import Shards
-from eckart.optim.state import HOST
-from eckart.optim.view import as_matrix_shape, is_left, rank_of
+from eckart.optim.step.shapes import SHAPES
+from eckart.optim.step.state import HOST
+from eckart.optim.step.view import as_matrix_shape, is_left, rank_of
 
 SAME = (*AXES, "schedule", "moments", "basis", "stack")  # of groups that are trained in a subspace
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "module.")

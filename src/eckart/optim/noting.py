@@ -16,8 +16,8 @@ from torch import Tensor
 
 from eckart.optim.limiters import squared_norm
 from eckart.optim.sharding import Shards, together
-from eckart.optim.slot import Slot
-from eckart.optim.subspace import down
+from eckart.optim.step.slot import Slot
+from eckart.optim.step.subspace import down
 
 if TYPE_CHECKING:
     from eckart.optim.optimizer import LowRankOptimizer

@@ -14,22 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from eckart.linalg import working_dtype
-from eckart.optim import dense
 from eckart.optim.checking import in_subspace, require_finite, require_group, require_known
 from eckart.optim.describing import described
 from eckart.optim.groups import param_groups, split_by_rank
 from eckart.optim.inner import INNER
-from eckart.optim.keeping import keep_moments, moments
 from eckart.optim.limiters import LIMITERS
 from eckart.optim.loading import tensors_as_kept
-from eckart.optim.projectors import PROJECTORS
-from eckart.optim.refreshing import prepare
-from eckart.optim.residuals import FORMING, RESIDUALS
-from eckart.optim.slot import Slot, generator
-from eckart.optim.state import slot_of
 from eckart.optim.noting import note_update, start_noting
-from eckart.optim.view import as_matrix_shape, rank_of
-from eckart.optim.writing import ROUNDING, write
+from eckart.optim.projectors import PROJECTORS
+from eckart.optim.residuals import FORMING, RESIDUALS
+from eckart.optim.step import dense
+from eckart.optim.step.keeping import keep_moments, moments
+from eckart.optim.step.refreshing import prepare
+from eckart.optim.step.slot import Slot, generator
+from eckart.optim.step.state import slot_of
+from eckart.optim.step.view import as_matrix_shape, rank_of
+from eckart.optim.step.writing import ROUNDING, write
 
 if TYPE_CHECKING:
     from eckart.optim.per_layer import StepInBackward

@@ -25,11 +25,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from eckart.linalg import working_dtype
-from eckart.optim.accounting import adds_up
+from eckart.optim.budget.accounting import adds_up
 from eckart.optim.checking import require_finite
 from eckart.optim.optimizer import LowRankOptimizer
-from eckart.optim.refreshing import project, stays
 from eckart.optim.sharding import Shards, gradient, here
+from eckart.optim.step.refreshing import project, stays
 
 CLIPS = ("total", "matrix")
 NORM = "grad_norm"

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from eckart.optim.sharding import together
-from eckart.optim.slot import Slot
-from eckart.optim.subspace import up
+from eckart.optim.step.slot import Slot
+from eckart.optim.step.subspace import up
 
 TINY = 1e-8
 

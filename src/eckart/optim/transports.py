@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eckart.optim.slot import Slot
-from eckart.optim.subspace import add_up
+from eckart.optim.step.slot import Slot
+from eckart.optim.step.subspace import add_up
 
 FIRST, SECOND = "exp_avg", "exp_avg_sq"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eckart.optim.inner.inner import Moments
 from eckart.optim.sharding import together
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 EPS = 1e-30  # the paper's ε₁
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from eckart.optim.inner.inner import Moments
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 
 def adamw(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 Moments = dict[str, Tensor]  # name → float32
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from eckart.linalg import inverse_root
 from eckart.optim.inner.inner import Moments
 from eckart.optim.sharding import together
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 ROUNDS = 2
 SIZE = 0.2

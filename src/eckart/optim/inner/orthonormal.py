@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eckart.linalg.orthonormal import fast_orthonormal
 from eckart.optim.inner.inner import Moments
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 
 def orthonormal(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eckart.optim.inner.inner import Moments
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 
 def momentum(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from eckart.optim.inner.adafactor import EPS, fresh
 from eckart.optim.inner.inner import Moments
 from eckart.optim.sharding import together
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 
 def sketched_adafactor(slots: Sequence[Slot], moments: Sequence[Moments]) -> list[Tensor]:

@@ -14,7 +14,7 @@ longest) move nothing and keep their V; the paper's are noise blown up to length
 import torch
 from torch import Tensor
 
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 ROUNDING = 1e-6
 STATE = {"error": "gradient"}

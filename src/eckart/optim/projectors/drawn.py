@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from eckart.linalg import orthonormalize
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 
 def random(slot: Slot) -> Tensor:  # (..., q, r)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eckart.linalg import truncated_svd
 from eckart.linalg.orthonormal import fast_orthonormal
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 
 def geodesic(slot: Slot) -> Tensor:  # (..., q, r)

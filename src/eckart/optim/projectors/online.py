@@ -16,7 +16,7 @@ stationary, does not either.
 import torch
 from torch import Tensor
 
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8

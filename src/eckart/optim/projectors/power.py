@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eckart.linalg.orthonormal import fast_orthonormal
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 ROUNDS = 3
 

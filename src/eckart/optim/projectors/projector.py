@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 
 @dataclass(frozen=True)

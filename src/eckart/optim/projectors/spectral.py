@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from eckart.linalg import find_range, truncated_svd
-from eckart.optim.slot import Slot
+from eckart.optim.step.slot import Slot
 
 ROUNDS = 2  # of power
 

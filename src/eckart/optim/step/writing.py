@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from eckart.linalg import stochastic_round
-from eckart.optim.slot import Slot
-from eckart.optim.subspace import add_up
-from eckart.optim.view import turned
+from eckart.optim.step.slot import Slot
+from eckart.optim.step.subspace import add_up
+from eckart.optim.step.view import turned
 
 ROUNDING = 1  # what the random numbers are for, see `Slot.generator`
 

@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from eckart.nn import Patterns
+from eckart.optim.budget.measuring import in_units, predict
 from eckart.optim.groups import param_groups
-from eckart.optim.measuring import in_units, predict
 from eckart.optim.methods import METHODS
 from eckart.optim.optimizer import LowRankOptimizer
 

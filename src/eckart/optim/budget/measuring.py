@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from eckart.optim.accounting import gradient_bytes, state_bytes, workspace_bytes
+from eckart.optim.budget.accounting import gradient_bytes, state_bytes, workspace_bytes
 from eckart.optim.optimizer import LowRankOptimizer
 from eckart.optim.sharding import here
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from eckart.linalg._check import magnitude
-from eckart.optim.keeping import basis, keep_basis, keep_moments, moments
+from eckart.optim.noting import note_refresh
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.sharding import together
-from eckart.optim.slot import Slot
-from eckart.optim.subspace import down
-from eckart.optim.noting import note_refresh
+from eckart.optim.step.keeping import basis, keep_basis, keep_moments, moments
+from eckart.optim.step.slot import Slot
+from eckart.optim.step.subspace import down
 from eckart.optim.transports import TRANSPORTS, keep
 
 SCHEDULES = ("fixed", "staggered", "adaptive")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eckart.optim.sharding import Shards
-from eckart.optim.view import as_matrix_shape
+from eckart.optim.step.view import as_matrix_shape
 
 
 @dataclass

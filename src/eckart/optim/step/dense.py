@@ -8,7 +8,7 @@ from torch.optim.adamw import adamw
 
 from eckart.optim.inner.adamw import adam_directions, steps_before
 from eckart.optim.sharding import agreed, gradient, here
-from eckart.optim.writing import write_back
+from eckart.optim.step.writing import write_back
 
 
 def start(p: Tensor, state: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from eckart.linalg import Quantized, dequantize, from_minifloat, quantize, to_mi
 from eckart.optim.inner import INNER
 from eckart.optim.inner.inner import Moments
 from eckart.optim.projectors import PROJECTORS
-from eckart.optim.shapes import BY_ROWS, SHAPES
-from eckart.optim.slot import Slot
+from eckart.optim.step.shapes import BY_ROWS, SHAPES
+from eckart.optim.step.slot import Slot
 
 UNSIGNED = ("exp_avg_sq",)
 SCALES = "_scales"

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from eckart.linalg import orthonormalize, working_dtype
-from eckart.optim.keeping import keep_basis, start_moments, zeros
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import FEEDBACK
 from eckart.optim.sharding import Shards, gradient
-from eckart.optim.slot import Slot
-from eckart.optim.view import is_left, rank_of, turned
+from eckart.optim.step.keeping import keep_basis, start_moments, zeros
+from eckart.optim.step.slot import Slot
+from eckart.optim.step.view import is_left, rank_of, turned
 
 HOST = ("step", "since", "basis_step", "side", "gap")  # scalars that the host reads
 

@@ -1,0 +1,1 @@
+"""Bytes: what a training takes, predicted and measured, and which method fits into how many."""
