@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from optim_processes import together
+from optim_scenes import SHAPES, SHOWN, STACKS, STEPS, alone, learn, net, options, start
 from torch import Tensor, nn
 
 from eckart.optim import METHODS, LowRankOptimizer
 from eckart.optim.step.view import is_left
-from optim_processes import together
-from optim_scenes import SHAPES, SHOWN, STACKS, STEPS, alone, learn, net, options, start
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch is built without gloo")
 ROUNDING = 2e-6  # weights up to 3 in float32, some steps

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from optim_models import choices
 from torch import nn
 
 from eckart.optim import LowRankOptimizer
@@ -12,7 +13,7 @@ def trained(method: str, compiled: bool) -> tuple[list[torch.Tensor], LowRankOpt
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 8), nn.Linear(8, 4))
     running = torch.compile(model, backend="aot_eager") if compiled else model
-    optimizer = LowRankOptimizer(running, lr=1e-2, rank=1 if method == "apollo-mini" else 3, method=method, gap=2)
+    optimizer = LowRankOptimizer(running, lr=1e-2, **choices(method, gap=2))
     x, y = torch.randn(20, 12), torch.randn(20, 4)
     for _ in range(3):
         optimizer.zero_grad()

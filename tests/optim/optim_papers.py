@@ -62,5 +62,11 @@ class Fed:
         return self.optimizer.state[self.W]
 
 
+def gram_schmidt(Y: Tensor) -> Tensor:
+    """QR with a positive diagonal, which is unique."""
+    Q, R = torch.linalg.qr(Y)
+    return Q * R.diagonal().sign()
+
+
 def same(ours: Tensor, theirs: Tensor, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)

@@ -1,5 +1,6 @@
 """What tests of the optimizer's contract share: a small model with a parameter of each kind, and training it."""
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -59,11 +60,19 @@ def batches(number: int = 4) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+def choices(method: str, rank: int = RANK, gap: int = GAP) -> dict[str, Any]:
+    """A method with a rank and a gap for few steps, where it is not of rank 1 and not renewed at every step anyway."""
+    row = METHODS[method]
+    return {
+        "method": method,
+        "rank": 1 if row.rank == 1 else rank,
+        "gap": 1 if row.options()["gap"] == 1 else gap,
+    }
+
+
 def optimizer_for(model: nn.Module, method: str, **options: Any) -> LowRankOptimizer:
-    """A method at rank 3 (its own where that is 1), with refreshes each third step where it has refreshes at all."""
-    rank = 1 if METHODS[method].rank == 1 else RANK
-    gap = {} if METHODS[method].options()["gap"] == 1 else {"gap": GAP}
-    return LowRankOptimizer(model, **{"lr": 2e-3, "rank": rank, "method": method, **gap, **options})
+    """A method at rank 3, with refreshes each third step."""
+    return LowRankOptimizer(model, **{"lr": 2e-3, **choices(method), **options})
 
 
 def train(
@@ -102,3 +111,11 @@ def differences(one: nn.Module, other: nn.Module) -> list[str]:
 def state_of(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], Tensor]:
     """All tensors of a state, by position and name."""
     return {(i, key): t for i, state in optimizer.state_dict()["state"].items() for key, t in state.items()}
+
+
+def through_a_file(*parts: Any) -> list[Any]:
+    """What `torch.load` reads of it with its safe defaults."""
+    file = io.BytesIO()
+    torch.save(parts, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
-from eckart.optim import LowRankOptimizer
 from optim_driving import GAP, RANK, RATE, STEPS, drive, holds, turn, turn_moments
 from optim_papers import SHAPES, Adam, drifting, same
+
+from eckart.optim import LowRankOptimizer
 
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 STEP = 5e-3  # σ is some hundreds here: angles of about a radian
@@ -120,19 +120,3 @@ def test_dion_leaves_directions_alone_which_the_momentum_does_not_have():
     expected = -((20 / 12) ** 0.5) * (u / u.norm()) @ (w / w.norm()).mT
     torch.testing.assert_close(W.detach(), expected, rtol=1e-5, atol=1e-6)
     assert optimizer.state[W]["basis"].norm(dim=0).min() > 0.5
-
-
-@pytest.mark.parametrize("method", ["osd", "dion"])
-def test_a_basis_that_moves_at_each_step_takes_no_other_schedule_and_no_four_bits(method):
-    W = [torch.nn.Parameter(torch.zeros(20, 12))]
-    with pytest.raises(ValueError, match=r"schedule: 'adaptive'.*moves at each step"):
-        LowRankOptimizer(W, method=method, rank=RANK, schedule="adaptive")
-    with pytest.raises(ValueError, match="basis: '4bit' does not go with"):
-        LowRankOptimizer(W, method=method, rank=RANK, basis="4bit")
-
-
-def test_a_momentum_that_the_inner_rule_does_not_have_is_refused_as_a_guide():
-    with pytest.raises(
-        ValueError, match="projector: 'momentum-power' goes by the moments of 'adamw', and inner is 'sign'"
-    ):
-        LowRankOptimizer([torch.nn.Parameter(torch.zeros(20, 12))], projector="momentum-power", inner="sign", rank=RANK)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from optim_models import Zoo, batches, loss_of, train
 from torch import nn
 
 import eckart
@@ -13,7 +14,6 @@ from eckart.nn import matrices
 from eckart.nn.heads import head_names
 from eckart.optim import LowRankOptimizer, param_groups
 from families import families
-from optim_models import Zoo, batches, loss_of, train
 
 
 def ranks_of(groups: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-
-from eckart.optim import METHODS
 from optim_processes import together
 from optim_scenes import GAP, SHAPES, STACKS, STEPS, options
 
+from eckart.optim import METHODS
+
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch is built without gloo")
-PAGE = (Path(__file__).parents[1] / "docs" / "distributed-training.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "distributed-training.md").read_text()
 TABLE = {row[1]: [cell.strip() for cell in row[2].split("|")] for row in re.finditer(r"\| `(\S+)` \|(.*)\|\n", PAGE)}
 FINITE = ("allreduce", 1)  # the first message of each step on a CPU: whether gradients are finite
 FIRST, ORDINARY, REFRESH = 0, 1, 2  # steps

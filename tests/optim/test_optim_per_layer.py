@@ -1,59 +1,18 @@
 """Stepping in the backward pass is the ordinary step, one gradient at a time."""
 
 import copy
-import io
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from optim_models import differences, state_of, through_a_file
+from optim_processes import together
+from optim_tied import Tied, batches, optimizer_of
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from eckart.optim import METHODS, LowRankOptimizer, StepInBackward, step_in_backward
-
-RANK = 3
-
-
-class Tied(nn.Module):
-    """A table that is also the head, two layers that share a weight, and vectors."""
-
-    def __init__(self, reentrant: bool | None = None) -> None:
-        super().__init__()
-        self.table = nn.Embedding(11, 8)
-        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
-        self.second.weight = self.first.weight
-        self.wide = nn.Linear(8, 20)
-        self.back = nn.Linear(20, 8)
-        self.norm = nn.LayerNorm(8)
-        self.reentrant = reentrant
-
-    def _block(self, x: Tensor) -> Tensor:
-        return self.back(self.wide(self.second(self.first(x).tanh())).relu())
-
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, T) -> ()
-        x = self.table(tokens)
-        for _ in range(2):
-            x = self._block(x) if self.reentrant is None else checkpoint(self._block, x, use_reentrant=self.reentrant)
-        logits = self.norm(x) @ self.table.weight.T
-        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
-
-
-def batches(count: int) -> Iterator[Tensor]:
-    source = torch.Generator().manual_seed(1)
-    for _ in range(count):
-        yield torch.randint(11, (4, 5), generator=source)
-
-
-def optimizer_of(model: nn.Module, method: str, **options: Any) -> LowRankOptimizer:
-    options = {"gap": 3, "lr": 1e-2, "weight_decay": 0.01} | options
-    if METHODS[method].settings.get("gap") == 1:
-        options["gap"] = 1
-    return LowRankOptimizer(model, rank=1 if method == "apollo-mini" else RANK, method=method, **options)
 
 
 def pair(method: str, dtype: torch.dtype = torch.float32, **options: Any) -> list[tuple[nn.Module, LowRankOptimizer]]:
@@ -69,14 +28,9 @@ def train(model: nn.Module, optimizer: LowRankOptimizer, tokens: Iterator[Tensor
             optimizer.zero_grad()
 
 
-def flat(optimizer: LowRankOptimizer) -> dict[tuple[int, str], Tensor]:
-    return {(i, key): value for i, state in optimizer.state_dict()["state"].items() for key, value in state.items()}
-
-
 def assert_same(one: tuple[nn.Module, LowRankOptimizer], other: tuple[nn.Module, LowRankOptimizer]) -> None:
-    for (name, a), b in zip(one[0].named_parameters(), other[0].parameters(), strict=True):
-        assert torch.equal(a, b), name
-    left, right = flat(one[1]), flat(other[1])
+    assert differences(one[0], other[0]) == []
+    left, right = state_of(one[1]), state_of(other[1])
     assert left.keys() == right.keys()
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
 
@@ -99,21 +53,14 @@ def test_a_run_goes_from_one_mode_to_the_other_and_back(method: str) -> None:
     model, first = layered
     train(model, first, iter(every[:2]))
     second = optimizer_of(model, method)
-    second.load_state_dict(_through_a_file(first))
+    second.load_state_dict(through_a_file(first.state_dict())[0])
     handle = step_in_backward(second)
     train(model, second, iter(every[2:5]))
     handle.remove()
     third = optimizer_of(model, method)
-    third.load_state_dict(_through_a_file(second))
+    third.load_state_dict(through_a_file(second.state_dict())[0])
     train(model, third, iter(every[5:]))
     assert_same(ordinary, (model, third))
-
-
-def _through_a_file(optimizer: LowRankOptimizer) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def test_one_layers_gradient_is_alive_at_a_time() -> None:
@@ -241,7 +188,7 @@ def test_gradients_that_came_another_way_are_stepped_by_step() -> None:
         optimizer.step()
         optimizer.zero_grad()
         train(model, optimizer, batches(3))
-    assert flat(layered[1])
+    assert state_of(layered[1])
     assert_same(ordinary, layered)
 
 
@@ -280,11 +227,11 @@ def test_clipping_goes_on_after_a_resume(clip: str) -> None:
     step_in_backward(whole[1], max_grad_norm=0.05, clip=clip, accumulate=2)
     train(*whole, iter(source), accumulate=2)
     model, first = cut
-    step_in_backward(first, max_grad_norm=0.05, clip=clip, accumulate=2).optimizer
+    handle = step_in_backward(first, max_grad_norm=0.05, clip=clip, accumulate=2)
     train(model, first, iter(source[:4]), accumulate=2)
-    first.in_backward.remove()  # type: ignore[union-attr]
+    handle.remove()
     second = optimizer_of(model, "fira")
-    second.load_state_dict(_through_a_file(first))
+    second.load_state_dict(through_a_file(first.state_dict())[0])
     step_in_backward(second, max_grad_norm=0.05, clip=clip, accumulate=2)
     train(model, second, iter(source[4:]), accumulate=2)
     assert_same(whole, (model, second))
@@ -320,54 +267,11 @@ def test_a_closure_a_second_handle_and_an_early_remove_are_refused() -> None:
     assert isinstance(step_in_backward(optimizer), StepInBackward)
 
 
-def _sharded(rank: int, folder: str, methods: list[str]) -> None:
-    """One of two processes: train sharded in both modes, and compare bits; DDP's replicas are refused."""
-    import torch.distributed as dist
-    from torch.distributed.fsdp import fully_shard
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        torch.manual_seed(0)
-        start = Tied()
-        with pytest.raises(ValueError, match="DDP"):
-            step_in_backward(optimizer_of(copy.deepcopy(start), "galore"))
-        for method in methods:
-            found = []
-            for layered in (False, True):
-                model = copy.deepcopy(start)
-                for part in (model.wide, model.back):
-                    fully_shard(part)
-                fully_shard(model)
-                optimizer = optimizer_of(model, method)
-                if layered:
-                    step_in_backward(optimizer)
-                for tokens in batches(5):
-                    model(tokens[2 * rank : 2 * rank + 2]).backward()
-                    assert layered == all(p.grad is None for p in model.parameters())
-                    optimizer.step()
-                    optimizer.zero_grad()
-                found.append([p.full_tensor() for p in model.parameters()])  # type: ignore[attr-defined]
-            for a, b in zip(*found, strict=True):
-                assert torch.equal(a, b), method
-            model, optimizer = copy.deepcopy(start), None
-            fully_shard(model)
-            optimizer = optimizer_of(model, method)
-            step_in_backward(optimizer, max_grad_norm=0.05)
-            for tokens in batches(3):
-                model(tokens[2 * rank : 2 * rank + 2]).backward()
-                optimizer.step()
-            norms = torch.stack([state["grad_norm"] for state in optimizer.state.values()])
-            other = norms.clone()
-            dist.broadcast(other, 0)
-            assert torch.equal(norms, other)
-        Path(folder, f"done{rank}").touch()
-    finally:
-        dist.destroy_process_group()
-
-
-def test_it_gives_the_bits_of_ordinary_steps_under_fsdp() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_sharded, (folder, ["galore", "fira", "apollo-mini"]), nprocs=2)
-        assert all(Path(folder, f"done{rank}").exists() for rank in range(2))
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch is built without gloo")
+def test_it_gives_the_bits_of_ordinary_steps_under_fsdp_with_norms_that_agree(tmp_path: Path) -> None:
+    told = [each["optim_tied.sharded"] for each in together(tmp_path, 2, "optim_tied.sharded")]
+    for method, (ordinary, layered) in told[0]["weights"].items():
+        assert all(torch.equal(a, b) for a, b in zip(ordinary, layered, strict=True)), method
+        assert torch.equal(told[0]["norms"][method], told[1]["norms"][method]), method
+    assert all("DDP averages gradients" in each["replica"] for each in told)
+    assert all(each["freed"] for each in told)

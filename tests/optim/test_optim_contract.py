@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from optim_models import GAP, Zoo, batches, differences, loss_of, optimizer_for, state_of, train
 from torch.distributed.checkpoint.state_dict import _init_optim_state
 
 from eckart.optim import METHODS, PROJECTORS, LowRankOptimizer
 from families import families
-from optim_models import GAP, Zoo, batches, differences, loss_of, optimizer_for, state_of, train
 
 REFRESHING = [
     name for name, row in METHODS.items() if PROJECTORS[row.projector].renew is not None and row.options()["gap"] > 1

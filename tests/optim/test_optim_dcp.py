@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from optim_checkpoints import BEFORE, MOVES, SOME
+from optim_models import Zoo, batches, differences, optimizer_for, train
+from optim_processes import together
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -14,9 +17,6 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from eckart.optim import METHODS
-from optim_checkpoints import BEFORE, MOVES, SOME
-from optim_models import Zoo, batches, differences, optimizer_for, train
-from optim_processes import together
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch is built without gloo")
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
-
 from optim_papers import SHAPES, Fed, drifting, same
+from torch import Tensor
 
 WHOLE = {"projector": "coordinates", "scale": 1.0, "lr": 0.05, "gap": 1000}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
+from optim_papers import Adam, Fed
 from torch import Tensor
 
 from eckart.optim.step.keeping import basis
-from optim_papers import Adam, Fed
 
 RATE, GAP, STEPS, RANK = 0.05, 3, 8, 3
 
@@ -26,12 +26,6 @@ def drive(
 def turn(t: Tensor) -> Tensor:
     """With the smaller side on the columns, where the papers put the basis; also the way back."""
     return t if t.shape[0] >= t.shape[1] else t.mT
-
-
-def gram_schmidt(Y: Tensor) -> Tensor:
-    """QR with a positive diagonal."""
-    Q, R = torch.linalg.qr(Y)
-    return Q * R.diagonal().sign()
 
 
 def holds(V: Tensor, X: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from optim_models import choices
 from torch import Tensor, nn
 
 from eckart.linalg import captured_energy
@@ -41,8 +42,7 @@ def test_captured_energy_is_that_of_the_old_and_the_new_basis(shape: tuple[int, 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_updates_norm_is_that_of_what_is_written(method: str) -> None:
     model = nn.Sequential(nn.Linear(16, 10, bias=False))
-    rank = 1 if method == "apollo-mini" else 4
-    optimizer = LowRankOptimizer(model, lr=1e-2, rank=rank, method=method, weight_decay=0.0)
+    optimizer = LowRankOptimizer(model, lr=1e-2, **choices(method, rank=4))
     watch(optimizer)
     train(model, optimizer, 2)
     before = model[0].weight.detach().clone()

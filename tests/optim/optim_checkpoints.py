@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from optim_models import Experts, optimizer_for, train
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.checkpoint.state_dict import (
@@ -19,7 +20,6 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 
 from eckart.optim import METHODS, LowRankOptimizer
-from optim_models import Experts, optimizer_for, train
 
 SIZES = (2, 1, 4)
 MOVES = ((2, 1), (2, 4), (1, 2), (4, 2))

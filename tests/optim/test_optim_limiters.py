@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
-
 from optim_papers import SHAPES, Fed, drifting, same
+from torch import Tensor
 
 SOME = {"lr": 1.0, "scale": 1.0, "rank": 4, "gap": 3}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

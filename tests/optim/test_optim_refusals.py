@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from optim_models import Zoo, batches, optimizer_for, state_of, train
 from torch import nn
 
 from eckart.optim import METHODS, LowRankOptimizer
-from optim_models import Zoo, batches, optimizer_for, state_of, train
 
 
 def frozen(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -56,6 +56,9 @@ def test_a_rank_that_cannot_be_names_the_parameter_and_what_it_may_be(method: st
         ({"basis": "seed"}, "basis: 'seed' does not go with projector 'power'"),
         ({"projector": "random", "basis": "4bit"}, "basis: '4bit' does not go with projector 'random'"),
         ({"transport": "ldadam", "inner": "lion"}, "transport: 'ldadam' .*inner is 'lion'"),
+        ({"projector": "momentum-power", "inner": "sign"}, "projector: 'momentum-power' goes by .*inner is 'sign'"),
+        ({"method": "osd", "schedule": "adaptive"}, "schedule: 'adaptive'.*moves at each step"),
+        ({"method": "dion", "basis": "4bit"}, "basis: '4bit' does not go with projector 'dion'"),
         ({"stack": True}, r"stack: weight \(4, 3, 3, 3\) has 4 dimensions"),
     ],
     ids=str,

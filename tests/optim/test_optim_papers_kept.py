@@ -1,13 +1,13 @@
-"""GaLore, Q-GaLore, Fira and APOLLO against their papers' equations, written out densely in float64."""
+"""GaLore, Q-GaLore, Fira and APOLLO, which keep their moments, against their papers' equations in float64."""
 
 import pytest
 import torch
+from optim_papers import SHAPES, Adam, Fed, drifting, gram_schmidt, same
 from torch import Tensor
 
 from eckart.linalg import dequantize, from_minifloat, quantize
 from eckart.optim import METHODS
 from eckart.optim.step.keeping import basis
-from optim_papers import SHAPES, Adam, Fed, drifting, same
 
 BETAS = (0.9, 0.99)
 GAP, STEPS, LR = 3, 8, 0.05
@@ -32,12 +32,6 @@ def channels(R: Tensor, G: Tensor) -> Tensor:
 def leading(G: Tensor, r: int) -> Tensor:
     U, _, Vh = torch.linalg.svd(G, full_matrices=False)
     return U[:, :r] if G.shape[0] < G.shape[1] else Vh[:r].mT
-
-
-def orth(Y: Tensor) -> Tensor:
-    """QR with a positive diagonal, which is unique."""
-    Q, T = torch.linalg.qr(Y)
-    return Q * T.diagonal().sign()
 
 
 def drawn(fed: Fed) -> Tensor:
@@ -70,7 +64,7 @@ def test_galore_follows_the_basis_by_warm_steps(shape: tuple[int, int]) -> None:
             same(P.mT @ P, torch.eye(4, dtype=torch.float64))
             assert project(G, P).square().sum() > 0.98 * project(G, leading(G, 4)).square().sum()
         elif t % GAP == 0:
-            P = orth((G @ G.mT if shape[0] < shape[1] else G.mT @ G) @ P)
+            P = gram_schmidt((G @ G.mT if shape[0] < shape[1] else G.mT @ G) @ P)
         same(ours.state["basis"], P)
         W = W * (1 - LR * 0.1) - LR * 0.25 * back(adam(project(G, P)), P, G)
         same(after, W)
@@ -118,7 +112,7 @@ def test_q_galore_works_with_the_four_bits_of_its_basis(shape: tuple[int, int]) 
         after = ours.step(G)
         P = basis(ours.optimizer.slot_of(ours.W))
         if before is not None and t % GAP == 0:
-            exact = orth((G @ G.mT if shape[0] < shape[1] else G.mT @ G) @ before)
+            exact = gram_schmidt((G @ G.mT if shape[0] < shape[1] else G.mT @ G) @ before)
             same(P, dequantize(quantize(exact, 4, block=256), torch.float64), 1e-7)
         W = W - LR * 0.25 * back(adam(project(G, P)), P, G)
         same(after, W)

@@ -1,28 +1,19 @@
 """The optimizer's state: resumed bit for bit from any step, loaded as it was saved, and as large as its formula."""
 
 import copy
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from optim_models import GAP, RANK, Zoo, batches, differences, loss_of, optimizer_for, state_of, through_a_file, train
 from torch import Tensor, nn
 
 from eckart.optim import METHODS, LowRankOptimizer
 from families import families
-from optim_models import GAP, RANK, Zoo, batches, differences, loss_of, optimizer_for, state_of, train
 
 STEPS = 2 * GAP
-
-
-def through_a_file(*parts: Any) -> list[Any]:
-    """What `torch.load` reads of it with its safe defaults."""
-    file = io.BytesIO()
-    torch.save(parts, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def resumed(build: Callable[[], nn.Module], saved: list[Any], method: str, **options: Any) -> Any:

@@ -6,6 +6,8 @@ Gradients are made here, the same in all processes to the bit: a part of low ran
 from typing import Any
 
 import torch
+from optim_models import choices
+from optim_processes import Traffic
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -14,7 +16,6 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from eckart.optim import METHODS, LowRankOptimizer
-from optim_processes import Traffic
 
 SHAPES = ((13, 6), (8, 13), (5, 9))  # of two processes the first has more rows, of four the last has none of 5
 STEPS, GAP = 5, 2
@@ -23,9 +24,7 @@ SHOWN = ("galore", "fira", "apollo-mini", "q-galore", "ldadam", "dion")
 
 def options(method: str) -> dict[str, Any]:
     """A row with refreshes within a few steps."""
-    row = METHODS[method]
-    chosen: dict[str, Any] = {"method": method, "rank": min(row.rank, 3) if row.rank >= 1 else 3, "lr": 1e-2}
-    return chosen | ({} if row.options()["gap"] == 1 else {"gap": GAP})
+    return {"lr": 1e-2, **choices(method, gap=GAP)}
 
 
 def start(shapes: tuple[tuple[int, ...], ...]) -> list[Tensor]:
