@@ -20,6 +20,7 @@ from eckart.optim import METHODS, LowRankOptimizer
 SHAPES = ((13, 6), (8, 13), (5, 9))  # of two processes the first has more rows, of four the last has none of 5
 STEPS, GAP = 5, 2
 SHOWN = ("galore", "fira", "apollo-mini", "q-galore", "ldadam", "dion")
+PARALLEL = ("galore", "fira", "apollo", "ldadam")
 
 
 def options(method: str) -> dict[str, Any]:
@@ -136,8 +137,12 @@ def net() -> nn.Sequential:
 
 def learn(model: nn.Module, method: str, part: slice = slice(None), **more: Any) -> list[Tensor]:
     """The losses of steps by the backward pass, on a part of each batch."""
+    return losses_of(model, LowRankOptimizer(model, **options(method), **more), part)
+
+
+def losses_of(model: nn.Module, optimizer: LowRankOptimizer, part: slice = slice(None)) -> list[Tensor]:
+    """The same of an optimizer that is there."""
     dtype = next(model.parameters()).dtype
-    optimizer = LowRankOptimizer(model, **options(method), **more)
     source, losses = torch.Generator().manual_seed(3), []
     for _ in range(STEPS):
         x, y = (torch.randn(8, size, generator=source).to(dtype) for size in (8, 4))
@@ -177,24 +182,22 @@ def _mean(losses: list[Tensor]) -> list[float]:
     return (total / dist.get_world_size()).tolist()
 
 
+def two_layers() -> nn.Sequential:
+    """Of which tensor parallelism cuts the columns and the rows."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4))
+
+
 def tensor_parallel(rank: int, world: int) -> dict[str, Any]:
     """Columns of the first layer and rows of the second are shared out; gradients of what is replicated are sums."""
     mesh = init_device_mesh("cpu", (world,))
     plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
     told: dict[str, Any] = {}
-    for method in ("galore", "fira", "apollo", "ldadam"):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4))
+    for method in PARALLEL:
+        model = two_layers()
         parallelize_module(model, mesh, plan)
         optimizer = LowRankOptimizer(model.parameters(), **options(method))
-        source, losses = torch.Generator().manual_seed(3), []
-        for _ in range(STEPS):
-            x, y = (torch.randn(8, size, generator=source) for size in (8, 4))
-            optimizer.zero_grad()
-            loss = (model(x) - y).square().mean()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach().item())
+        losses = [loss.item() for loss in losses_of(model, optimizer)]
         told[method] = {"losses": losses, "sides": [int(optimizer.state[model[i].weight]["side"]) for i in (0, 2)]}
     p = nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Replicate()]))
     p.grad = DTensor.from_local(torch.tensor([1.0, -1.0, 0.0]) * (2 * rank - 0.5), mesh, [Partial()])  # −.5 + 1.5

@@ -50,6 +50,7 @@ def test_a_rank_that_cannot_be_names_the_parameter_and_what_it_may_be(method: st
         ({"lr": "1e-3"}, "lr: '1e-3'; a number, at least 0"),
         ({"lr": float("nan")}, "lr: nan"),
         ({"weight_decay": -0.1}, "weight_decay: -0.1"),
+        ({"adapt_above": "most"}, "adapt_above: 'most'; a number, at least 0"),
         ({"betas": (0.9, 1.0)}, r"betas: \(0.9, 1.0\)"),
         ({"betas": (0.9,)}, r"betas: \(0.9,\); two numbers"),
         ({"projector": "random", "residual": "sgd"}, "residual: 'sgd' .*use projector='orthonormal'"),

@@ -5,8 +5,20 @@ from typing import Any
 import pytest
 import torch
 from optim_processes import together
-from optim_scenes import SHAPES, SHOWN, STACKS, STEPS, alone, learn, net, options, start
-from torch import Tensor, nn
+from optim_scenes import (
+    PARALLEL,
+    SHAPES,
+    SHOWN,
+    STACKS,
+    alone,
+    learn,
+    losses_of,
+    net,
+    options,
+    start,
+    two_layers,
+)
+from torch import Tensor
 
 from eckart.optim import METHODS, LowRankOptimizer
 from eckart.optim.step.view import is_left
@@ -85,23 +97,14 @@ def test_replicas_of_ddp_are_the_same_to_the_bit_also_in_bfloat16(method: str, t
         assert all(torch.equal(a, b) for a, b in zip(first[kind], second[kind], strict=True))
 
 
-@pytest.mark.parametrize("method", ["galore", "fira", "apollo", "ldadam"])
+@pytest.mark.parametrize("method", PARALLEL)
 def test_tensor_parallelism_puts_the_basis_on_the_side_that_is_whole(method: str, two: list[dict[str, Any]]) -> None:
     told = two[0]["tensor_parallel"][method]
     assert told["sides"] == [0, 1]  # rows of the first weight are shared out, columns of the second
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4))
+    model = two_layers()
     groups = [{"params": [p]} for p in model.parameters()]
     groups[0]["side"], groups[2]["side"] = "right", "left"  # type: ignore[assignment]
-    optimizer = LowRankOptimizer(groups, **options(method))
-    source, losses = torch.Generator().manual_seed(3), []
-    for _ in range(STEPS):
-        x, y = (torch.randn(8, size, generator=source) for size in (8, 4))
-        optimizer.zero_grad()
-        loss = (model(x) - y).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = [loss.item() for loss in losses_of(model, LowRankOptimizer(groups, **options(method)))]
     assert told["losses"] == pytest.approx(losses, abs=2e-5)
 
 

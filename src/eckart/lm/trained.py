@@ -20,6 +20,7 @@ from eckart.nn import Progress
 from eckart.nn.files import open_checkpoint, save_safetensors
 from eckart.optim import LowRankOptimizer, memory
 from eckart.optim.budget.measuring import in_units
+from eckart.optim.checking import in_subspace
 from eckart.optim.step.view import rank_of
 
 
@@ -119,8 +120,8 @@ def projected(optimizer: LowRankOptimizer) -> dict[str, tuple[Tensor, int]]:
     return {
         name: (p, rank_of(group["rank"], p.shape, group["stack"]))
         for group in optimizer.param_groups
-        if group["rank"] is not None
         for name, p in zip(group["param_names"], group["params"], strict=True)
+        if in_subspace(p, group)
     }
 
 

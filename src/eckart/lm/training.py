@@ -15,7 +15,7 @@ from eckart.lm.data import TrainingData
 from eckart.lm.gradient_callback import PowerSGDCallback, require_several
 from eckart.lm.load import without_bars
 from eckart.lm.plan import Plan
-from eckart.lm.run_folder import first_process, processes
+from eckart.lm.run_folder import RunFolder, first_process, processes
 from eckart.lm.running import prepare
 from eckart.lm.trained import Trained, keep_start, ranks_of, spectra_since, taken
 from eckart.lm.trainer import TextTrainer, peak_memory, same_use_cache, training_arguments
@@ -157,11 +157,7 @@ def train(
         notes=run.notes,
     )  # fmt: skip
     if first_process():
-        with atomic_directory(run.folder.model, force=True, mark="config.json") as beside, without_bars():
-            model.save_pretrained(beside)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(beside)
-        write_json(run.folder.report, done.to_json(), force=True)
+        _write(run.folder, model, tokenizer, done)
     return done
 
 
@@ -189,3 +185,12 @@ def _optimizer(
         warnings.simplefilter("always")
         groups = param_groups(model, rank, targets=targets, exclude=exclude, **given)
     return LowRankOptimizer(groups, plan.lr, method=method, **given), [str(each.message) for each in said]
+
+
+def _write(folder: RunFolder, model: PreTrainedModel, tokenizer: Tokenizer | None, done: Trained) -> None:
+    """The model and the report."""
+    with atomic_directory(folder.model, force=True, mark="config.json") as beside, without_bars():
+        model.save_pretrained(beside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(beside)
+    write_json(folder.report, done.to_json(), force=True)

@@ -132,7 +132,7 @@ def require_group(group: Mapping[str, Any]) -> None:
 
 
 def _require_numbers(group: Mapping[str, Any]) -> None:
-    for key in ("lr", "eps", "weight_decay", "limit", "scale", "basis_lr"):
+    for key in ("lr", "eps", "weight_decay", "limit", "scale", "residual_scale", "basis_lr", "adapt_above"):
         if not isinstance(group[key], Real | Tensor) or not group[key] >= 0:
             raise ValueError(f"{key}: {group[key]!r}; a number, at least 0")
     if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):

@@ -64,7 +64,7 @@ def param_groups(
     groups = [{"params": each, "rank": r, "stack": stack, **options} for (r, stack), each in chosen.items()]
     plain: dict[str, Any] = {key: options[key] for key in ("weight_decay", "betas", "eps") if key in options}
     vectors = [(n, p) for n, p in rest if p.ndim < 2]
-    if rest and not decay_vectors and vectors and options.get("weight_decay"):
+    if vectors and not decay_vectors and options.get("weight_decay"):
         tables = [(n, p) for n, p in rest if p.ndim >= 2]
         groups += [{"params": tables, "rank": None, **plain}] if tables else []
         return [*groups, {"params": vectors, "rank": None, **plain, "weight_decay": 0.0}]

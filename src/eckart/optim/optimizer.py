@@ -48,8 +48,8 @@ class LowRankOptimizer(torch.optim.Optimizer):
         rank: r; or below 1 a share of each matrix's smaller dimension; or a mapping from name to these (then `params`
             are a model or named); None is the method's own.
         method: A row of `METHODS`, which gives the default of each option below.
-        options: projector, inner, residual, transport, limiter (see their tables), side, gap, schedule, scale, betas,
-            eps, weight_decay, residual_scale, limit, moments, basis, seed: see `methods.DEFAULTS`.
+        options: The axes, projector, inner, residual, transport and limiter (see their tables), and the numbers and
+            forms of `methods.DEFAULTS`.
 
     Raises:
         ValueError: An unknown name (with the closest), a rank of 0 or above a dimension, options that can't go

@@ -1,5 +1,6 @@
 """AdamW for what is not trained in a subspace: vectors, embeddings, heads. Torch's fused kernel, moments in float32."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,14 +35,19 @@ def moving(parameters: list[Tensor], states: list[dict[str, Any]]) -> list[bool]
     return moves
 
 
-def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any], generators: Any) -> None:
+def step(
+    parameters: list[Tensor],
+    states: list[dict[str, Any]],
+    group: dict[str, Any],
+    source: Callable[[int], torch.Generator],
+) -> None:
     """One step of AdamW on parameters of one group.
 
     Args:
         parameters: With gradients.
         states: Theirs.
         group: lr, betas, eps, weight_decay.
-        generators: Called with a position in the list: the source of its stochastic rounding.
+        source: Called with a position in the list: of its stochastic rounding.
     """
     for state in states:
         state["step"] += 1
@@ -58,7 +64,7 @@ def step(parameters: list[Tensor], states: list[dict[str, Any]], group: dict[str
     for i, (W, grad, m, v, t) in enumerate(parts):
         if W.numel() and not _alike(W, grad, m):
             (D,) = adam_directions([grad.to(m.dtype)], [m], [v], [t], betas, eps)
-            write_back(W, W.to(m.dtype).mul_(1 - rate * decay).add_(D, alpha=-rate), generators(i))
+            write_back(W, W.to(m.dtype).mul_(1 - rate * decay).add_(D, alpha=-rate), source(i))
 
 
 def _part(p: Tensor, state: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
