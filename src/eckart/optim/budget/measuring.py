@@ -75,13 +75,14 @@ def memory(model: nn.Module, optimizer: LowRankOptimizer, step: Callable[[], obj
         >>> model = nn.Linear(1000, 1000, bias=False)
         >>> optimizer = LowRankOptimizer(model, rank=100)
         >>> model(torch.ones(1, 1000)).sum().backward()
-        >>> print(memory(model, optimizer, optimizer.step))
+        >>> optimizer.step()
+        >>> print(memory(model, optimizer))
                      predicted   measured
         weights        4.00 MB    4.00 MB
         gradients      4.00 MB    4.00 MB
         states         1.20 MB    1.20 MB
-        workspace      3.60 MB    3.03 MB
-        total         12.80 MB   12.23 MB
+        workspace      3.60 MB          –
+        total         12.80 MB    9.20 MB
     """
     layered = optimizer.in_backward
     passes = 0 if layered is None else layered.accumulate
