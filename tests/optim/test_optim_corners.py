@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from optim_models import Zoo, batches, optimizer_for
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eckart.optim import METHODS, LowRankOptimizer, step_in_backward, telemetry, watch
 from eckart.optim import optimizer as core
-from eckart.optim.accounting import gradient_bytes
-from eckart.optim.state import HOST
-from optim_models import Zoo, batches, optimizer_for
+from eckart.optim.budget.accounting import gradient_bytes
+from eckart.optim.step.state import HOST
 
 WAITING = ("ldadam", "dion", "sumo")  # as docs/training.md says
 WAITS = {"_local_scalar_dense", "is_nonzero", "nonzero", "_linalg_eigh", "lift_fresh"}  # the last: `torch.tensor(…)`
