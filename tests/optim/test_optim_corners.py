@@ -1,10 +1,11 @@
 """Corners of a step: other layouts in memory, other types, gradients of low rank, what waits for a device."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from optim_models import Zoo, batches, optimizer_for
+from optim_models import Zoo, batches, differences, optimizer_for
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -93,6 +94,34 @@ def test_what_micro_batches_keep_is_foreseen_where_a_basis_moves_at_each_step(me
             model(normal(8, 32, seed=seed)).square().mean().backward()
         optimizer.step()
     assert handle.largest == gradient_bytes(optimizer, 2)[1]
+
+
+def test_loading_leaves_a_step_in_backward_that_was_begun() -> None:
+    """R of micro-batches is in a basis that loading replaces."""
+    models, optimizers = zip(*(_layered() for _ in range(2)), strict=True)
+    saved = copy.deepcopy(optimizers[0].state_dict())
+    models[0](normal(8, 16, seed=1)).square().mean().backward()
+    for optimizer in optimizers:
+        optimizer.load_state_dict(saved)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for seed in (2, 3):
+            model(normal(8, 16, seed=seed)).square().mean().backward()
+        optimizer.step()
+    assert differences(*models) == []
+
+
+def _layered() -> tuple[nn.Module, LowRankOptimizer]:
+    """A model after a step of two micro-batches."""
+    model = nn.Linear(16, 16)
+    with torch.no_grad():
+        model.weight.copy_(normal(16, 16, seed=5))
+        model.bias.zero_()
+    optimizer = LowRankOptimizer(model, rank=3)
+    step_in_backward(optimizer, accumulate=2)
+    for _ in range(2):
+        model(normal(8, 16, seed=0)).square().mean().backward()
+    optimizer.step()
+    return model, optimizer
 
 
 def test_telemetry_leaves_out_what_made_no_step() -> None:

@@ -97,6 +97,8 @@ class StepInBackward:
         for p in trained:
             self._require_own(p)
         self._hooks = [p.register_post_accumulate_grad_hook(self._receive) for p in trained]
+        # What was added up before a state is loaded is in a basis that is gone.
+        self._hooks.append(optimizer.register_load_state_dict_post_hook(lambda _: optimizer.zero_grad()))
         optimizer.in_backward = self
 
     def remove(self) -> None:
