@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,10 +38,11 @@ def test_the_first_block_of_the_readme_prints_what_it_says() -> None:
     code = _block(text, "python")
     assert text[: text.index(code)].count("\n") + code.count("\n") <= 26, "the first result comes too late"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    start = time.perf_counter()
+    before = os.times()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout == _block(text, "text")
-    assert time.perf_counter() - start < 10
+    after = os.times()  # of a processor, which does not hang on what else is running
+    assert sum(after[2:4]) - sum(before[2:4]) < 10
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
