@@ -126,6 +126,23 @@ def test_a_gradient_that_is_no_number_names_its_parameter_and_changes_nothing(
     assert all(map(torch.isfinite, map(torch.tensor, losses)))
 
 
+@pytest.mark.parametrize("method", ["galore", "fira", "apollo"])
+def test_where_no_gradient_is_looked_at_as_on_a_gpu_a_refresh_still_names_what_is_no_number(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Zoo()
+    optimizer = optimizer_for(model, method, gap=2)
+    train(model, optimizer, batches()[:2])
+    before = frozen(model, optimizer)
+    model(batches()[0]).backward()
+    assert model.tall.weight.grad is not None
+    model.tall.weight.grad[0] = float("nan")
+    monkeypatch.setattr("eckart.optim.optimizer.require_finite", lambda *args, **options: None)
+    with pytest.raises(ValueError, match=r"^tall.weight: its gradient, for which a new basis is due, holds NaN"):
+        optimizer.step()
+    assert unchanged(before, model, optimizer)
+
+
 def test_large_numbers_are_numbers() -> None:
     W = nn.Parameter(torch.ones(6, 4))
     optimizer = LowRankOptimizer([W], rank=2)

@@ -14,10 +14,10 @@ from eckart.adapters.optimizers import param_groups
 from eckart.lm.adapter_callback import AdapterCallback, acting
 from eckart.lm.data import TrainingData
 from eckart.lm.finetuned import Finetuned, spectra
-from eckart.lm.plan import AdapterPlan, rank_rule
 from eckart.lm.restart_callback import Restarts
 from eckart.lm.run_folder import first_process
 from eckart.lm.running import Run, prepare
+from eckart.lm.schedule import AdapterSchedule, rank_rule
 from eckart.lm.trainer import TextTrainer, peak_memory, same_use_cache, training_arguments
 from eckart.nn import Progress
 from eckart.nn.files import write_json
@@ -101,7 +101,7 @@ def finetune(
         >>> done.steps, done.after < done.before, sorted(file.name for file in (rows.parent / "run").iterdir())
         (3, True, ['adapter', 'checkpoints', 'report.json', 'run.json'])
     """
-    plan = AdapterPlan(
+    plan = AdapterSchedule(
         steps=steps, epochs=epochs, lr=lr, batch=batch, accumulate=accumulate, seed=seed, save_every=save_every,
         plus=plus, final_rank=final_rank, restart_every=restart_every,
     )  # fmt: skip
@@ -137,7 +137,9 @@ def finetune(
     return done
 
 
-def _trainer(model: PreTrainedModel, name: str, run: Run, plan: AdapterPlan, progress: Progress | None) -> TextTrainer:
+def _trainer(
+    model: PreTrainedModel, name: str, run: Run, plan: AdapterSchedule, progress: Progress | None
+) -> TextTrainer:
     """A Trainer that trains an adapter by the plan."""
     arguments = training_arguments(run.folder.checkpoints, plan, len(run.train))
     optimizer = torch.optim.AdamW(param_groups(model, plan.lr, plus=plan.plus))

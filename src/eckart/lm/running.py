@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from eckart.lm.data import TrainingData, training_data
 from eckart.lm.packing import Example, keeps_apart
-from eckart.lm.plan import Plan
 from eckart.lm.run_folder import RunFolder, first_process, processes
+from eckart.lm.schedule import Schedule
 from eckart.lm.trainer import Loss, TextTrainer
 from eckart.nn import Progress
 
@@ -91,7 +91,7 @@ def prepare(
     model: PreTrainedModel,
     tokenizer: Tokenizer | None,
     data: str | os.PathLike[str] | TrainingData,
-    plan: Plan,
+    plan: Schedule,
     *,
     out: str | os.PathLike[str],
     held_out: str | os.PathLike[str] | float,

@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from eckart.lm.packing import UNCOUNTED, Example, collate
-from eckart.lm.plan import Plan
+from eckart.lm.schedule import Schedule
 from eckart.nn import Progress
 from eckart.nn.modes import evaluating
 
@@ -98,7 +98,7 @@ class TextTrainer(Trainer):
         return [(int(entry["step"]), entry[key]) for entry in self.state.log_history if key in entry]
 
 
-def training_arguments(folder: Path, plan: Plan, sequences: int, *, clip: float = 1.0) -> TrainingArguments:
+def training_arguments(folder: Path, plan: Schedule, sequences: int, *, clip: float = 1.0) -> TrainingArguments:
     """A plan as a Trainer takes it, with checkpoints in a folder.
 
     Args:

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from eckart.lm.data import TrainingData
 from eckart.lm.gradient_callback import PowerSGDCallback, require_several
 from eckart.lm.load import without_bars
-from eckart.lm.plan import Plan
 from eckart.lm.run_folder import RunFolder, first_process, processes
 from eckart.lm.running import prepare
+from eckart.lm.schedule import Schedule
 from eckart.lm.trained import Trained, keep_start, ranks_of, spectra_since, taken
 from eckart.lm.trainer import TextTrainer, peak_memory, same_use_cache, training_arguments
 from eckart.nn import Patterns, Progress
@@ -116,7 +116,7 @@ def train(
     """
     _check(model, per_layer, powersgd)
     row = require_known(method, options)
-    plan = Plan(
+    plan = Schedule(
         steps=steps, epochs=epochs, lr=row.lr if lr is None else lr, batch=batch, accumulate=accumulate, seed=seed,
         save_every=save_every,
     )  # fmt: skip
@@ -172,7 +172,7 @@ def _check(model: PreTrainedModel, per_layer: bool, powersgd: int | None) -> Non
 
 def _optimizer(
     model: PreTrainedModel,
-    plan: Plan,
+    plan: Schedule,
     method: str,
     rank: float | Mapping[str, float],
     targets: Patterns,

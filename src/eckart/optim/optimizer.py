@@ -7,13 +7,12 @@ State elements for a matrix (m, n), smaller side: r min(m, n) for the basis and 
 Cost of an ordinary step: 4 m n r flops, of a warm refresh 4 m n r more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from eckart.linalg import working_dtype
 from eckart.optim.checking import in_subspace, require_finite, require_group, require_known
 from eckart.optim.describing import described
 from eckart.optim.groups import param_groups, split_by_rank
@@ -22,19 +21,17 @@ from eckart.optim.limiters import LIMITERS
 from eckart.optim.loading import tensors_as_kept
 from eckart.optim.noting import note_update, start_noting
 from eckart.optim.projectors import PROJECTORS
-from eckart.optim.residuals import FORMING, RESIDUALS
+from eckart.optim.residuals import RESIDUALS
 from eckart.optim.step import dense
 from eckart.optim.step.keeping import keep_moments, moments
+from eckart.optim.step.portions import portions
 from eckart.optim.step.refreshing import prepare
 from eckart.optim.step.slot import Slot, generator
 from eckart.optim.step.state import slot_of
-from eckart.optim.step.view import as_matrix_shape, rank_of
 from eckart.optim.step.writing import ROUNDING, write
 
 if TYPE_CHECKING:
     from eckart.optim.per_layer import StepInBackward
-
-TOGETHER = 1 << 24  # numbers that a step makes of gradients and that are alive at a time: 64 MiB
 
 
 class LowRankOptimizer(torch.optim.Optimizer):
@@ -230,21 +227,3 @@ class LowRankOptimizer(torch.optim.Optimizer):
 
     def _generator(self, p: Tensor, group: dict[str, Any]) -> torch.Generator:
         return generator(p.device, group["seed"], self._order[p], int(self.state[p]["step"]), ROUNDING)
-
-
-def portions(parameters: list[Tensor], group: dict[str, Any]) -> Iterator[list[Tensor]]:
-    """Cut a list so that what a part makes, R or what is of X's size, takes no more than `TOGETHER` numbers."""
-    part: list[Tensor] = []
-    size = 0
-    for p in parameters:
-        shape, stack = p.shape, group["stack"]
-        projected = p.numel() // min(as_matrix_shape(shape, stack)[-2:]) * rank_of(group["rank"], shape, stack)
-        formed = group["residual"] in FORMING or "error" in PROJECTORS[group["projector"]].state
-        made = projected + (p.numel() if formed or p.dtype != working_dtype(p.dtype) else 0)
-        if part and size + made > TOGETHER:
-            yield part
-            part, size = [], 0
-        part.append(p)
-        size += made
-    if part:
-        yield part

@@ -58,6 +58,11 @@ class Shards:
         return None if self.batch else self.group
 
     @property
+    def parts(self) -> int:
+        """Among how many processes it is shared out."""
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    @property
     def position(self) -> int:
         """Which of the parts is here; replicas have the same one."""
         return 0 if self.group is None else dist.get_rank(self.group)
@@ -80,14 +85,14 @@ class Shards:
         """Of what all processes hold the rows that are here."""
         if self.rows is None:
             return whole
-        size = -(-whole.shape[-2] // dist.get_world_size(self.group))
+        size = -(-whole.shape[-2] // self.parts)
         return whole[..., size * self.position : size * (self.position + 1), :]
 
     def members(self, t: Tensor) -> Tensor:  # (E, ...) -> (E here, ...)
         """Of numbers for a whole stack those of the matrices that are here."""
         if not self.batch:
             return t
-        size = -(-t.shape[0] // dist.get_world_size(self.group))
+        size = -(-t.shape[0] // self.parts)
         return t[size * self.position : size * (self.position + 1)]
 
     def place(self, local: Tensor, by_rows: bool, by_member: bool = True) -> Tensor:

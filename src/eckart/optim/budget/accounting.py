@@ -22,11 +22,12 @@ from torch import Tensor
 from eckart.linalg import working_dtype
 from eckart.optim.checking import in_subspace
 from eckart.optim.inner import INNER
-from eckart.optim.optimizer import LowRankOptimizer, portions
+from eckart.optim.optimizer import LowRankOptimizer
 from eckart.optim.projectors import PROJECTORS
 from eckart.optim.residuals import FEEDBACK
 from eckart.optim.sharding import Shards, here
 from eckart.optim.step.keeping import BLOCK_4BIT, BLOCK_8BIT
+from eckart.optim.step.portions import portions
 from eckart.optim.step.shapes import SHAPES
 from eckart.optim.step.view import as_matrix_shape, is_left, rank_of
 

@@ -11,6 +11,7 @@ checkpoint makes such steps to fill the state before it loads. `schedule`:
                 (captured energy: unlike Q-GaLore's cosines it does not hang on signs)
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -74,8 +75,11 @@ def _look(slots: Sequence[Slot]) -> set[int]:
     highest = [peak.amax() if peak.numel() else peak.new_zeros(()) for peak in peaks]
     batches = [slot.shards.group if slot.shards.batch else None for slot in slots]
     highest = [each.to(highest[0]) for each in together(batches, highest, largest=True)]
-    zero = (torch.stack(highest) == 0).tolist()
-    return {slot.index for slot, none in zip(slots, zero, strict=True) if none}
+    found = dict(zip((slot.index for slot in slots), torch.stack(highest).tolist(), strict=True))
+    for slot in slots:
+        if not math.isfinite(found[slot.index]):  # told here on a GPU, where looking at each step would wait for it
+            raise ValueError(f"{slot.name}: its gradient, for which a new basis is due, holds NaN or infinity")
+    return {index for index, peak in found.items() if peak == 0}
 
 
 def _peak(X: Tensor) -> Tensor:  # (..., 1, 1)

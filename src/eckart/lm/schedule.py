@@ -12,7 +12,7 @@ from eckart.lm.restart_callback import Restarts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Schedule:
     """How long, how fast and in which portions to train; see `finetune` and `train`."""
 
     steps: int | None
@@ -39,7 +39,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterPlan(Plan):
+class AdapterSchedule(Schedule):
     """And what is of adapters alone; see `finetune`."""
 
     plus: float
@@ -47,7 +47,7 @@ class AdapterPlan(Plan):
     restart_every: int | None
 
 
-def rank_rule(model: nn.Module, name: str, plan: AdapterPlan, total: int) -> PruneTriplets | Restarts | None:
+def rank_rule(model: nn.Module, name: str, plan: AdapterSchedule, total: int) -> PruneTriplets | Restarts | None:
     """What an adapter's method does with its rank while it trains for so many steps.
 
     Raises:
