@@ -1,6 +1,7 @@
 """Before a step's direction: the count, the basis (renewed where it is due, and moments brought along), R = X V.
 
-    due: no basis was found yet, or a multiple of the gap lies between the last refresh and now
+    due: no basis was found yet, or a multiple of the gap lies between the last refresh and now; where each matrix has
+         a gap of its own, so many steps after its last refresh
 
 A zero gradient never renews a basis, and before the first basis was found it is no step at all: a distributed
 checkpoint makes such steps to fill the state before it loads. `schedule`:
@@ -123,7 +124,9 @@ def _due(slot: Slot) -> bool:
     """Whether the step that comes is one to renew the basis at."""
     if not _renewed_at_gaps(slot):
         return False
-    gap = int(slot.state["gap"]) if "gap" in slot.state else slot.group["gap"]
+    if "gap" in slot.state:
+        return int(slot.state["step"]) + 1 - int(slot.state["basis_step"]) >= int(slot.state["gap"])
+    gap = slot.group["gap"]
     offset = int(slot.index * GOLDEN % 1 * gap) if slot.group["schedule"] == "staggered" else 0
     now, last = int(slot.state["step"]) + offset, int(slot.state["basis_step"]) - 1 + offset
     return now // gap > last // gap
