@@ -3,6 +3,7 @@
 python distributed.py MODE RANK RENDEZVOUS          MODE: single, ddp, fsdp (blocks), fsdp-layers (each layer)
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -86,3 +87,5 @@ def check_saved(model: nn.Module, mode: str, rank: int, folder: Path, x: Tensor)
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads at times abort a process that ends by itself
