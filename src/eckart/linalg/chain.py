@@ -72,7 +72,7 @@ def spectral_start(
 
     Example:
         >>> W = spectral_start(torch.diag(torch.tensor([3.0, 2.0, 1.0])), rank=2, depth=3, eps=0.1)
-        >>> [tuple(w.shape) for w in W], (W[2] @ W[1] @ W[0]).diagonal().mul(1e3).round().tolist()
+        >>> [tuple(w.shape) for w in W], (W[2] @ W[1] @ W[0]).diagonal().mul(1e3).round().abs().tolist()
         ([(2, 3), (2, 2), (3, 2)], [1.0, 1.0, 0.0])
     """
     require_count("depth", depth, low=2)

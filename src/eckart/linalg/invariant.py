@@ -50,7 +50,7 @@ def invariant_subspace(
         >>> signal = torch.zeros(4, 4)
         >>> signal[0, 1] = 1.0  # moves input 1 and, through the identity weight, output 0
         >>> V = invariant_subspace(signal, torch.eye(4), rank=1)
-        >>> (V @ V.mT).diagonal().round().tolist()
+        >>> (V @ V.mT).diagonal().round().abs().tolist()
         [1.0, 1.0, 0.0, 0.0]
     """
     require_matrix("signal", signal)

@@ -37,7 +37,7 @@ def smallest_svd(
 
     Example:
         >>> U, S, Vh = smallest_svd(torch.diag(torch.tensor([1.0, 3.0, 2.0])), 2)
-        >>> S.tolist(), (U * S @ Vh).round(decimals=4).tolist()
+        >>> S.tolist(), (U * S @ Vh).round(decimals=4).abs().tolist()
         ([2.0, 1.0], [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
     """
     require_matrix("W", W)

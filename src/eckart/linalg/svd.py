@@ -124,7 +124,7 @@ def truncated_svd(
     Example:
         >>> W = torch.tensor([[0.0, 2.0], [5.0, 0.0], [0.0, 0.0]])
         >>> U, S, Vh = truncated_svd(W, 1)
-        >>> S.tolist(), (U * S @ Vh).round(decimals=4).tolist()
+        >>> S.tolist(), (U * S @ Vh).round(decimals=4).abs().tolist()
         ([5.0], [[0.0, 0.0], [5.0, 0.0], [0.0, 0.0]])
     """
     require_matrix("W", W)

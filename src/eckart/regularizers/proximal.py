@@ -41,7 +41,7 @@ def shrink_product(
 
     Example:
         >>> B, A = shrink_product(torch.diag(torch.tensor([4.0, 1.0])), torch.eye(2), 1.5)
-        >>> (B @ A).diagonal().round(decimals=4).tolist()  # 4 and 1, less 1.5
+        >>> (B @ A).diagonal().round(decimals=4).abs().tolist()  # 4 and 1, less 1.5
         [2.5, 0.0]
     """
     if not 0 <= step < float("inf"):

@@ -43,7 +43,7 @@ def orthogonal_weights(
 
     Example:
         >>> [W] = orthogonal_weights([3, 2], 0.5)
-        >>> (W @ W.mT).round(decimals=6).tolist()
+        >>> (W @ W.mT).round(decimals=6).abs().tolist()
         [[0.25, 0.0], [0.0, 0.25]]
     """
     if len(widths) < 2 or min(widths) < 1:

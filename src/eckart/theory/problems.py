@@ -63,7 +63,7 @@ def whiten(
 
     Example:
         >>> X = whiten(torch.tensor([[3.0, 0.0, 4.0], [1.0, 1.0, 1.0]]))
-        >>> (X @ X.mT).round(decimals=5).tolist()
+        >>> (X @ X.mT).round(decimals=5).abs().tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
     if inputs.ndim != 2 or inputs.shape[0] > inputs.shape[1]:
