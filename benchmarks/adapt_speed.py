@@ -3,6 +3,7 @@
     python benchmarks/adapt_speed.py                              # SmolLM2-135M, 4×128 and 1×256: about 8 minutes
     python benchmarks/adapt_speed.py --methods vera loha pissa    # other rows, at their default rank
     python benchmarks/adapt_speed.py --sizes 4x128 --rounds 25
+    python benchmarks/adapt_speed.py --profile                    # where LoRA's time goes at r = 8, 4×128
 
 "limit" is the same model, frozen, with the gradient flowing to its inputs: no method that computes a gradient below
 these layers does less. "grouped limit" computes q, k and v, and gate and up, in one product each. Contestants take
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import eckart
 import glibc
@@ -31,6 +34,7 @@ from eckart.nn import replace
 
 SIBLINGS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 MODEL = "smollm2-135m"
+PROFILED = ("limit", "eckart LoRA r=8")
 
 
 class Shared(nn.Module):
@@ -149,6 +153,35 @@ def table(models: dict[str, nn.Module], batch: int, length: int, rounds: int, wi
         )
 
 
+def where(models: dict[str, nn.Module], passes: int = 6) -> None:
+    """Print what the thin products of LoRA r = 8 take, by torch's profiler, and what the calls of its layers do."""
+    embedded = torch.randn(4, 128, 576, generator=torch.Generator().manual_seed(0)) * 0.1
+    labels = torch.zeros(4, 128, dtype=torch.long)
+    total, thin = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
+    for done in range(passes + 2):
+        for name, model in models.items():
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as run:
+                one_pass(model, embedded, labels)
+            touch(model)
+            for event in run.key_averages(group_by_input_shape=True) if done > 1 else ():
+                total[name] += event.self_cpu_time_total / passes / 1e3
+                sizes = [min(shape) for shape in event.input_shapes if len(shape) == 2]
+                if event.key in ("aten::mm", "aten::addmm", "aten::addmm_") and min(sizes) <= 24:  # 8 for each sibling
+                    thin[name] += event.self_cpu_time_total / passes / 1e3
+    limit, adapted = total.values()
+    print(f"profiled: limit {limit:.0f} ms, LoRA r=8 {adapted:.0f} ms; thin products {thin[PROFILED[1]]:.0f} ms, "
+          f"{thin[PROFILED[1]] / limit:.1%} of the limit's")  # fmt: skip
+    sizes = {"hidden_size": 36, "intermediate_size": 96, "num_attention_heads": 9, "num_key_value_heads": 3}
+    narrow = LlamaForCausalLM(LlamaConfig(vocab_size=100, num_hidden_layers=30, **sizes)).requires_grad_(False)
+    few = {"limit": narrow.train(), "ours": ours(copy.deepcopy(narrow), "lora", 8).train()}
+    x, y = torch.randn(1, 8, 36) * 0.1, torch.zeros(1, 8, dtype=torch.long)
+    times = {name: [one_pass(model, x, y) for _ in range(60)] for name, model in few.items()}
+    calls = [1e3 * statistics.median(each) for each in times.values()]
+    print(
+        f"the same layers 36 wide: {calls[0]:.0f} ms and {calls[1]:.0f} ms, so calls take {calls[1] - calls[0]:.0f} ms"
+    )
+
+
 def main() -> None:
     """Parse the arguments, build every contestant and print a table for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,17 +189,22 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["4x128", "1x256"], help="batch x length")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--profile", action="store_true", help="where the time goes instead")
     parser.add_argument("--keep-malloc", action="store_true", help="use the environment's own allocation")
     options = parser.parse_args()
     if not options.keep_malloc:
         glibc.keep_freed()
     frozen = eckart.lm.load(options.model).model.requires_grad_(False).float()
     models = {}
-    for name, change in contestants(options.methods).items():
+    chosen = contestants(options.methods)
+    for name, change in {name: chosen[name] for name in (PROFILED if options.profile else chosen)}.items():
         shared = {id(parameter): parameter for parameter in frozen.parameters()}  # one set of weights for all
         models[name] = change(copy.deepcopy(frozen, shared)).train()
     config = next(iter(models.values())).config
     print(f"{options.model}, float32, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if options.profile:
+        where(models)
+        return
     for size in options.sizes:
         batch, length = (int(number) for number in size.split("x"))
         table(models, batch, length, options.rounds, config.hidden_size, config.vocab_size)

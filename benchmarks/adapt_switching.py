@@ -83,8 +83,9 @@ def main() -> None:
         "eckart activate": switch(lambda name: activate(model, name)),
         "peft set_adapter": switch(peft.set_adapter),
     }
+    alone = {"eckart activate, alone": ways["eckart activate"]}
     print(f"{'':24} {'median ms':>10} {'fastest':>10} {'median per 100 layers':>22}")
-    for way, (median, least) in timed(ways, 10 * options.repeats).items():
+    for way, (median, least) in (timed(ways, 10 * options.repeats) | timed(alone, 10 * options.repeats)).items():
         print(f"{way:24} {median:10.3f} {least:10.3f} {100 * median / layers:22.3f}")
 
     ids = torch.randint(1000, (options.rows, options.tokens))
