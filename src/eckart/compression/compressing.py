@@ -1,0 +1,1 @@
+"""`compress`: from a dense model to a plan, and to a smaller model."""

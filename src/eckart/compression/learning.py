@@ -1,0 +1,177 @@
+"""Calibration: tell every piece what its matrices read and what the loss says of their outputs, in bounded memory.
+
+With a chain of blocks (`nn.blocks`) the batches' hidden states walk through the model once, and each block's
+covariances are held only until its pieces have learned; other matrices are observed in a pass of the whole model.
+Output gradients come first, from `gradient_batches` of the batches, as many matrices at a time as fit in `memory`.
+What a piece has learned is kept in `store`, from which a run that was interrupted goes on.
+
+Cost: one pass over the batches, one backward pass over `gradient_batches` of them for each group, one decomposition
+for each piece, several side by side.
+Paper: none.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from eckart.compression.piece import Piece
+from eckart.linalg import map_side_by_side
+from eckart.nn import Matrix, Observation, Progress, observe
+from eckart.nn.blocks import Chain, find_chain
+
+MEMORY = 2**31  # bytes of output-gradient covariances held at a time
+Store = MutableMapping[str, dict[str, Tensor]]  # label of a piece → what it has learned
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the model is run on.
+
+    Args:
+        batches: As `nn.observe` takes them.
+        loss: (output, batch) → scalar; None takes the output's own.
+        forward: (model, batch) → output; None feeds the batch as it is.
+        gradient_batches: From how many of the batches output gradients are taken; None: all.
+        progress: Called as progress(done, total, label).
+    """
+
+    batches: Sequence[Any]
+    loss: Callable[[Any, Any], Tensor] | None = None
+    forward: Callable[[nn.Module, Any], Any] | None = None
+    gradient_batches: int | None = None
+    progress: Progress | None = None
+
+    def told(self, done: int, total: int, label: str) -> None:
+        """Tell the progress, if anyone listens."""
+        if self.progress is not None:
+            self.progress(done, total, label)
+
+
+def learn(
+    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], text: Text, store: Store, *, memory: int = MEMORY
+) -> dict[str, int]:
+    """Have every piece learn.
+
+    Args:
+        model: The dense model.
+        pieces: What is to learn; those that the store knows learn from it.
+        wanted: What their metric asks of `nn.observe`.
+        text: The calibration batches.
+        store: Takes what each piece has learned.
+        memory: Bytes of output-gradient covariances held at a time.
+
+    Returns:
+        Matrix name → rows that it read; a matrix that the batches never use has 0.
+    """
+    tokens: dict[str, int] = {}
+    fresh = []
+    for piece in pieces:
+        if piece.label in store:
+            piece.learned = store[piece.label]
+        else:
+            fresh.append(piece)
+    inputs = [name for name in wanted if name.startswith("input_")]
+    gradients = "output_gradient_covariance" in wanted
+    for group in _groups(fresh, memory) if gradients else ([fresh] if fresh else []):
+        outputs = _output_gradients(model, group, text) if gradients else {}
+        pending = {piece.label: set(piece.names) for piece in group}
+        seen: dict[str, Observation] = {}
+        for found in _observed(model, group, inputs, text):
+            seen |= {name: _joined(each, outputs.get(name)) for name, each in found.items()}
+            ready = [piece for piece in group if piece.label in pending and pending[piece.label] <= seen.keys()]
+            _teach(ready, seen, store)
+            for piece in ready:
+                del pending[piece.label]
+                tokens |= {name: seen.pop(name).tokens for name in piece.names}
+        rest = [piece for piece in group if piece.label in pending]
+        seen |= {name: each for name, each in outputs.items() if name not in seen}
+        _teach(rest, seen, store)
+        tokens |= {name: seen[name].tokens if name in seen else 0 for piece in rest for name in piece.names}
+    return tokens
+
+
+def _teach(pieces: Sequence[Piece], seen: dict[str, Observation], store: Store) -> None:
+    on_cpu = all(next(iter(piece.members.values())).weight().device.type == "cpu" for piece in pieces)
+    for _ in map_side_by_side(lambda piece: piece.learn(seen), pieces, workers=None if on_cpu else 1):
+        pass
+    for piece in pieces:
+        store[piece.label] = piece.learned
+
+
+def _groups(pieces: Sequence[Piece], memory: int) -> Iterator[list[Piece]]:
+    """Pieces in order, as many as the gradient covariances of all their matrices fit."""
+    group: list[Piece] = []
+    held = 0
+    for piece in pieces:
+        size = sum(4 * matrix.stack * matrix.shape[0] ** 2 for matrix in piece.members.values())
+        if group and held + size > memory:
+            yield group
+            group, held = [], 0
+        group.append(piece)
+        held += size
+    if group:
+        yield group
+
+
+def _members(pieces: Iterable[Piece]) -> dict[str, Matrix]:
+    return {name: matrix for piece in pieces for name, matrix in piece.members.items()}
+
+
+def _output_gradients(model: nn.Module, pieces: Sequence[Piece], text: Text) -> dict[str, Observation]:
+    batches = text.batches[: text.gradient_batches]
+    options: dict[str, Any] = {"loss": text.loss, "forward": text.forward, "progress": text.progress}
+    return observe(model, batches, ["output_gradient_covariance"], targets=list(_members(pieces)), **options)
+
+
+def _observed(
+    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], text: Text
+) -> Iterator[dict[str, Observation]]:
+    """The inputs' statistics of the pieces' matrices, block by block, then of those outside the blocks."""
+    if not wanted:
+        return
+    names = list(_members(pieces))
+    blocks = find_chain(model, text.batches[0], text.forward) or []
+    inside = {name for name in names for path in blocks if name.startswith(f"{path}.")}
+    if inside:
+        yield from _along(Chain(model, blocks, text.batches, text.forward), inside, wanted, text)
+    outside = [name for name in names if name not in inside]
+    if outside:
+        yield observe(
+            model, text.batches, wanted, targets=outside, forward=text.forward, progress=text.progress
+        )  # fmt: skip
+
+
+def _along(
+    chain: Chain, names: set[str], wanted: Sequence[str], text: Text
+) -> Iterator[dict[str, Observation]]:
+    """Observe the blocks one after another."""
+    hidden = list(chain.hidden)
+    last = max(i for i, path in enumerate(chain.names) if any(name.startswith(f"{path}.") for name in names))
+    for index, path in enumerate(chain.names[: last + 1]):
+        mine = [name.removeprefix(f"{path}.") for name in names if name.startswith(f"{path}.")]
+
+        def forward(block: nn.Module, batch: dict[str, Any], index: int = index) -> Tensor:
+            hidden[batch["number"]] = chain.run(index, batch["number"], hidden[batch["number"]], block)
+            return hidden[batch["number"]]
+
+        fed = [{**_masks(batch), "number": number} for number, batch in enumerate(chain.batches)]
+        if mine:
+            seen = observe(chain.block(index), fed, wanted, targets=mine, forward=forward)
+            yield {f"{path}.{name}": replace(each, name=f"{path}.{name}") for name, each in seen.items()}
+        else:
+            for batch in fed:
+                forward(chain.block(index), batch)
+        text.told(index + 1, last + 1, "calibrating")
+
+
+def _masks(batch: Any) -> dict[str, Any]:
+    """What says which rows of a batch are padding."""
+    return {name: value for name, value in batch.items() if "mask" in name} if isinstance(batch, dict) else {}
+
+
+def _joined(inputs: Observation, outputs: Observation | None) -> Observation:
+    """What was seen of a matrix's inputs, with what was seen of its outputs."""
+    G = None if outputs is None else outputs.output_gradient_second_moment
+    return replace(inputs, output_gradient_second_moment=G)

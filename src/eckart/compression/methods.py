@@ -1,0 +1,75 @@
+"""The family, one row for each method: its choice on every axis. `METHODS` drives `compress`, the CLI, docs, tests.
+
+Adding a method: one row; or one file for a new metric, allocation, remainder or unit, and one row; its test.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from eckart.compression import metrics
+from eckart.compression.allocations import Allocation, energy, hulls, uniform
+from eckart.compression.matrix_piece import MatrixPiece
+from eckart.compression.metrics import Metric
+from eckart.compression.piece import Piece
+from eckart.compression.settings import Settings
+from eckart.nn import Matrix
+
+Unit = Callable[[nn.Module, Sequence[Matrix], Settings, Metric], list[Piece]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to compress.
+
+    Args:
+        source: arXiv id.
+        says: What sets it apart, in a few words.
+        metric: In which error a decomposition is best.
+        allocation: Which size for which piece.
+        unit: What is decomposed together, how it is stored, and with what remainder.
+        inputs: "dense", or "anchored": each block is fitted on what the compressed blocks before it give.
+        options: What the method alone knows, name → default; `compress` takes them as keywords.
+    """
+
+    source: str
+    says: str
+    metric: Metric
+    allocation: Allocation
+    unit: Unit
+    inputs: str = "dense"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def each_matrix(
+    model: nn.Module, found: Sequence[Matrix], settings: Settings, metric: Metric, *, storage: str
+) -> list[Piece]:
+    """Every matrix alone."""
+    return [MatrixPiece([matrix], settings, metric, storage) for matrix in found]
+
+
+factors, pivoted = partial(each_matrix, storage="factors"), partial(each_matrix, storage="pivoted")
+
+METHODS: dict[str, Method] = {
+    "svd": Method("Eckart and Young 1936", "truncated SVD of the weights alone", metrics.plain, uniform, factors),
+    "fwsvd": Method(
+        "2207.00112", "rows weighted by the loss's gradients", metrics.fisher_rows, uniform, factors
+    ),
+    "asvd": Method(
+        "2312.05821", "columns scaled by the size of what they read", metrics.activation_scale, uniform, factors,
+        options={"exponent": 0.5},
+    ),
+    "svd-llm": Method(
+        "2403.07378", "best in the covariance of the inputs", metrics.input_covariance, uniform, factors
+    ),
+    "two-sided": Method(
+        "1503.05671", "best in the covariances of inputs and output gradients", metrics.two_sided, hulls, factors
+    ),
+    "auto": Method(
+        "none", "two-sided, pivoted, anchored, with the best of several allocations", metrics.two_sided, hulls,
+        pivoted, inputs="anchored",
+    ),
+}  # fmt: skip

@@ -1,0 +1,108 @@
+"""`Plan`: what would be compressed, how far, what it takes and what it loses, before anything is changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from eckart.compression.allocations import Sizes, total_bytes
+from eckart.compression.anchoring import anchored
+from eckart.compression.choosing import chosen_sizes, given_sizes
+from eckart.compression.compressed import Compressed, compressed
+from eckart.compression.learning import Text
+from eckart.compression.methods import METHODS
+from eckart.compression.piece import Piece
+from eckart.compression.rows import Row, plan_row, table
+from eckart.compression.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Sizes for the pieces of a model, and all that is needed to carry them out, or to choose others.
+
+    Attributes:
+        model: The dense model, untouched.
+        method: A row of `METHODS`.
+        keep: The share of the selected matrices' bytes that was asked for; None where ranks were given.
+        sizes: Label of a piece → its size; the rank, where it is one matrix.
+        pieces: What is decomposed together.
+        settings: The numbers that the method's parts share.
+        text: What the model is run on.
+        held_out: Batches on which allocations are compared and errors measured.
+        tokens: Matrix name → rows that calibration saw.
+        left_out: Matrix name → why it stays dense whatever the budget.
+        notes: What the user should know: too few tokens, matrices that the batches do not use.
+    """
+
+    model: nn.Module = field(repr=False)
+    method: str
+    keep: float | None
+    sizes: Sizes = field(repr=False)
+    pieces: tuple[Piece, ...] = field(repr=False)
+    settings: Settings = field(repr=False)
+    text: Text = field(repr=False)
+    held_out: tuple[Any, ...] = field(repr=False)
+    tokens: Mapping[str, int] = field(repr=False)
+    left_out: Mapping[str, str] = field(repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
+
+    def at(self, keep: float | None = None, *, ranks: Mapping[str, int] | None = None) -> "Plan":
+        """The plan for another budget, or for given ranks; what was learned is used again.
+
+        Args:
+            keep: Stored bytes ÷ dense bytes of the selected matrices, above 0 and at most 1.
+            ranks: Matrix name → rank, instead of `keep`; matrices that are not named stay dense.
+
+        Raises:
+            ValueError: Neither or both are given, `keep` is out of its range, or a name or rank does not fit.
+        """
+        if (keep is None) == (ranks is None):
+            raise ValueError("keep, ranks: give one of the two")
+        sizes = (
+            chosen_sizes(self.model, self.pieces, keep, METHODS[self.method], self.settings, self.text, self.held_out)
+            if keep is not None
+            else given_sizes(self.pieces, ranks or {})
+        )
+        return replace(self, keep=keep, sizes=sizes)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the selected matrices as they are."""
+        return sum(piece.dense_bytes for piece in self.pieces)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what would stand in their places."""
+        return total_bytes(self.pieces, self.sizes)
+
+    @property
+    def kept(self) -> float:
+        """Stored bytes of the selected matrices ÷ their dense bytes."""
+        return self.bytes / self.dense_bytes
+
+    @property
+    def kept_of_model(self) -> float:
+        """Stored bytes of the whole model ÷ its dense bytes."""
+        tensors = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}.values()
+        whole = sum(tensor.nbytes for tensor in tensors)
+        return (whole - self.dense_bytes + self.bytes) / whole
+
+    def rows(self) -> list[Row]:
+        """One row for each piece: its form, size, bytes and predicted error."""
+        return [plan_row(piece, self.sizes[piece.label], self.tokens) for piece in self.pieces]
+
+    def report(self) -> str:
+        """The plan as text: the totals, the notes, and a table of the pieces."""
+        return table(self)
+
+    def apply(self) -> Compressed:
+        """Compress the model, in place: the layers of the plan stand in the places of its matrices.
+
+        Returns:
+            Compressed: the model, and for each matrix what it became and the error that was measured.
+
+        Raises:
+            RuntimeError: The model is not the dense one any more: a plan of it was applied before.
+        """
+        return compressed(self, anchored if METHODS[self.method].inputs == "anchored" else None)
