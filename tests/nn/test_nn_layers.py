@@ -136,14 +136,14 @@ def test_from_linear_takes_transformers_conv1d(kind):
     torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
 
 
-def test_to_linear_is_the_same_map_in_one_dense_layer(make, generator):
+def test_to_dense_is_the_same_map_in_one_dense_layer(make, generator):
     layer = make(*_factors(9, 4, 7, generator))
     x = torch.randn(3, 7, generator=generator)
-    dense = layer.to_linear()
+    dense = layer.to_dense()
     assert type(dense) is nn.Linear
     assert repr(dense) == "Linear(in_features=7, out_features=9, bias=True)"
     torch.testing.assert_close(dense(x), layer(x))
-    assert make(*_factors(9, 4, 7, generator)[:2]).to_linear().bias is None
+    assert make(*_factors(9, 4, 7, generator)[:2]).to_dense().bias is None
 
 
 def test_repr_says_the_rank(make, generator):

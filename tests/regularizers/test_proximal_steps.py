@@ -82,7 +82,7 @@ def test_a_small_step_moves_as_the_slope_of_the_loss_and_lowers_it(family: str, 
 def test_dense_and_factored_layers_have_the_same_loss(kind: type[Decay]) -> None:
     B, A = (W.detach() for W in _pair(6, 3, 5))
     factored = FactoredLinear(B, A)
-    dense = factored.to_linear()
+    dense = factored.to_dense()
     losses = [kind(nn.Sequential(layer), 0.3).loss() for layer in (factored, dense)]
     losses.append(kind([(B, A)], 0.3).loss())
     torch.testing.assert_close(losses[0], losses[1])

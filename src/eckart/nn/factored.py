@@ -5,11 +5,15 @@ A plain module: autograd, deepcopy, state_dict, any float dtype and torch.compil
 Its `weight` is the dense product, formed anew at each read, for callers that only look at it.
 """
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.linalg.svd import truncated_svd
+from eckart.nn.specs import check_keys, flag, whole
 
 
 class FactoredLinear(nn.Module):
@@ -28,6 +32,9 @@ class FactoredLinear(nn.Module):
         >>> layer(torch.ones(3)).tolist(), layer.weight_count
         ([6.0, 6.0, 6.0, 6.0], 7)
     """
+
+    kind: ClassVar[str] = "factored"
+    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
 
     def __init__(
         self,
@@ -64,6 +71,27 @@ class FactoredLinear(nn.Module):
         return cls(B, B.new_empty(rank, in_features), B.new_empty(out_features) if bias else None)
 
     @classmethod
+    def from_spec(
+        cls,
+        spec: Mapping[str, Any],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> "FactoredLinear":
+        """The empty layer that a `spec` tells of; "shares", who holds the same A, is for whoever loads the whole model.
+
+        Raises:
+            ValueError: the spec is damaged (the key is named).
+
+        Example:
+            >>> spec = FactoredLinear.empty(3, 4, rank=2, bias=False).spec()
+            >>> FactoredLinear.from_spec(spec, torch.bfloat16, "meta")
+            FactoredLinear(in_features=3, out_features=4, rank=2, bias=False)
+        """
+        check_keys(spec, cls.kind, ("in_features", "out_features", "rank", "bias"), optional=("shares",))
+        n, m = whole(spec, "in_features", 1), whole(spec, "out_features", 1)
+        return cls.empty(n, m, whole(spec, "rank"), flag(spec, "bias"), dtype, device)
+
+    @classmethod
     def from_linear(cls, linear: nn.Module, rank: int) -> "FactoredLinear":
         """The best approximation of a dense layer by this rank: truncated SVD, its values split evenly between factors.
 
@@ -95,13 +123,23 @@ class FactoredLinear(nn.Module):
         """How many numbers hold the weight: r(m+n)."""
         return self.B.numel() + self.A.numel()
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that hold the weight."""
+        return self.B.nbytes + self.A.nbytes
+
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """Two products, first with A, then with B."""
         return F.linear(F.linear(x, self.A), self.B, self.bias)
 
-    def to_linear(self) -> nn.Linear:
+    def to_dense(self) -> nn.Linear:
         """The dense layer of the same map."""
         return to_linear(self.weight, self.bias)
+
+    def spec(self) -> dict[str, Any]:
+        """All that is needed to make an empty one, in JSON's types."""
+        sizes = {"in_features": self.in_features, "out_features": self.out_features, "rank": self.rank}
+        return {"kind": self.kind, **sizes, "bias": self.bias is not None}
 
     def extra_repr(self) -> str:
         bias = self.bias is not None

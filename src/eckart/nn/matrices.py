@@ -10,17 +10,18 @@ Every weight is seen as W of shape (m, n) = (out, in), the orientation of `nn.Li
 | embedding | Embedding, EmbeddingBag | (words, width) | as stored: the orientation of a tied head |
 | experts | a 3-D parameter of an experts module | (E, out, in) or (E, in, out) | (out, in), for each expert |
 | attention | MultiheadAttention's in_proj_weight | (3 · width, width) | as stored |
+
+A compressed layer (see `nn.compressed`) is one matrix of the kind that it stands for, whatever it holds.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from eckart.nn.factored import FactoredLinear
 from eckart.nn.patterns import Patterns, member_name, select
-from eckart.nn.pivoted import PivotedLinear
 from eckart.nn.standing_in import StandIns
-from eckart.nn.weights import Layout, layouts
+from eckart.nn.weights import Layout, layouts, seen_as
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Matrix:
         """Whether a parameter of the owner is the weight; a factored, parametrized or adapted layer computes it.
 
         Example:
+            >>> from eckart.nn import FactoredLinear
             >>> model = nn.Sequential(nn.Linear(3, 3), FactoredLinear.empty(3, 3, rank=1))
             >>> [matrix.stored for matrix in matrices(model)]
             [True, False]
@@ -146,14 +148,16 @@ def left_out(model: nn.Module, targets: Patterns = None, exclude: Patterns = Non
     found = _all_matrices(model, through)
     chosen = {matrix.name for matrix in _chosen(found, targets, exclude)}
     name_of = {name: matrix.name for matrix in found for name in (matrix.name, *matrix.tied)}
+    compressed = _compressed(model)
     reasons = {}
     for path, parameter in model.named_parameters():
         if parameter.ndim < 2:
             continue
         owner, attribute = _owner(path)
+        whole = _holder(owner, compressed)
+        owner, attribute = (owner, attribute) if whole is None else (whole, "weight")
         module = model.get_submodule(owner)
-        factored = isinstance(module, FactoredLinear | PivotedLinear)
-        outer = through.outer(_name(owner, "weight" if factored else attribute))
+        outer = through.outer(_name(owner, attribute))
         if outer is None:
             continue  # an adapter's own, which acts in the weight that it changes
         name = name_of.get(outer[0])
@@ -167,7 +171,10 @@ def left_out(model: nn.Module, targets: Patterns = None, exclude: Patterns = Non
 def _all_matrices(model: nn.Module, through: StandIns | None = None) -> list[Matrix]:
     """Every matrix once, first place first; under the names that its modules have now, or as seen through stand-ins."""
     places: dict[object, list[tuple[str, nn.Module, Layout, nn.Module | None]]] = {}
+    compressed = _compressed(model)
     for path, module in model.named_modules(remove_duplicate=False):
+        if _holder(path, compressed) not in (None, path):
+            continue  # a part of the matrix that a compressed layer is
         for layout in layouts(module, path):
             name = _name(path, layout.parameter)
             outer = (name, None) if through is None else through.outer(name)
@@ -180,6 +187,19 @@ def _all_matrices(model: nn.Module, through: StandIns | None = None) -> list[Mat
         seen = (first.parameter, first.kind, first.shape, first.stack, tied, first.transposed)
         found.append(Matrix(name, module, *seen, changed_by))
     return found
+
+
+def _compressed(model: nn.Module) -> set[str]:
+    """The paths of the compressed layers."""
+    return {path for path, module in model.named_modules(remove_duplicate=False) if seen_as(module) is not None}
+
+
+def _holder(path: str, compressed: Collection[str]) -> str | None:
+    """The outermost compressed layer at a path or above it."""
+    if not compressed:
+        return None
+    steps = path.split(".")
+    return next((above for above in (".".join(steps[:k]) for k in range(len(steps) + 1)) if above in compressed), None)
 
 
 def _storage(module: nn.Module, layout: Layout) -> object:

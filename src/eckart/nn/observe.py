@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from eckart.nn.batches import run_model, to_device
+from eckart.nn.convolution import CompressedConv
 from eckart.nn.gradients import WeightGradients, loss_of
 from eckart.nn.matrices import Matrix, matrices
 from eckart.nn.modes import evaluating
 from eckart.nn.observation import Observation, collect
 from eckart.nn.observer import Observer
 from eckart.nn.patterns import Patterns, Progress
-from eckart.nn.reads import Reads
+from eckart.nn.reads import Read, Reads
 from eckart.nn.storage import Weights
 
 WANTED = ("input_covariance", "output_gradient_covariance", "gradient", "input_norms", "input_sample")
@@ -181,13 +182,13 @@ def _hooked(computed: Sequence[Matrix], reads: Reads) -> Iterator[None]:
     """See the inputs and outputs of layers whose weight is computed (factored, parametrized, offloaded) by hooks."""
     hooks = []
     for matrix in computed:
-        if matrix.kind not in ("linear", "conv1d"):
+        if matrix.kind not in ("linear", "conv1d") and not isinstance(matrix.module, CompressedConv):
             reads.weights.notes[matrix.name] = "has a weight that is computed for each use"
             continue
 
         def hook(_: nn.Module, args: tuple, kwargs: dict[str, Any], out: Tensor, matrix: Matrix = matrix) -> Tensor:
             x = args[0] if args else next(iter(kwargs.values()))
-            return reads.on_read([reads.product(matrix, slice(0, 1), x)], out)
+            return reads.on_read([_read(reads, matrix, x, out)], out)
 
         hooks.append(matrix.module.register_forward_hook(hook, with_kwargs=True))
     try:
@@ -195,6 +196,15 @@ def _hooked(computed: Sequence[Matrix], reads: Reads) -> Iterator[None]:
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def _read(reads: Reads, matrix: Matrix, x: Tensor, out: Tensor) -> Read:
+    """The read of a layer that was called with x and gave `out`."""
+    layer = matrix.module
+    if not isinstance(layer, CompressedConv):
+        return reads.product(matrix, slice(0, 1), x)
+    x, padding = layer.padded(x)
+    return reads.convolution(matrix, slice(0, 1), x, out, layer.kernel_size, layer.stride, padding, layer.dilation)
 
 
 def _uncompiled() -> Any:

@@ -1,7 +1,7 @@
 """The sums behind `observe`: told of every read and every output's gradient, it keeps what was asked for."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -64,8 +64,8 @@ class Observer:
             return out
         out = self.weights.anchored(out)
         if matrix.name in self._by_hand:
-            x = reads[0].x.detach()
-            out.register_hook(lambda g: self._gradient(matrix, x, g))
+            pairs = _pairs_of(reads[0])
+            out.register_hook(lambda g: self._gradient(matrix, pairs(g)))
         if self._of_outputs and reads[0].output_rows is not None:
             parts = [(read.slots, read.output_rows) for read in reads]  # not the reads: they hold the inputs
             out.register_hook(lambda g: self._output(matrix, parts, g))
@@ -118,9 +118,27 @@ class Observer:
         self.check(name, self.outputs[name].sum)
 
     @torch.no_grad()
-    def _gradient(self, matrix: Matrix, x: Tensor, g: Tensor) -> None:
-        m, n = matrix.shape
-        dtype = torch.float64 if g.dtype == torch.float64 else torch.float32
-        G = g.reshape(-1, m).to(dtype).T @ x.reshape(-1, n).to(dtype)
-        self.gradients[matrix.name] = self.gradients[matrix.name] + G if matrix.name in self.gradients else G
-        self.check(matrix.name, G)
+    def _gradient(self, matrix: Matrix, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        for x, g in pairs:
+            dtype = torch.float64 if g.dtype == torch.float64 else torch.float32
+            G = g.to(dtype).T @ x.to(dtype)
+            self.gradients[matrix.name] = self.gradients[matrix.name] + G if matrix.name in self.gradients else G
+            self.check(matrix.name, G)
+
+
+def _pairs_of(read: Read) -> Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]:
+    """Gives, of an output's gradient, the rows (N, n) that the layer read, each beside its gradient (N, m).
+
+    All rows count, as the mask of a batch does not change a gradient.
+    """
+    (m, n), x, rows, output_rows = read.matrix.shape, read.x.detach(), read.rows, read.output_rows
+    if read.matrix.kind != "conv":
+        return lambda g: iter([(x.reshape(-1, n), g.reshape(-1, m))])
+
+    def pairs(g: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        assert rows is not None
+        assert output_rows is not None
+        chunks = [chunk for (chunk,) in rows()]
+        return zip(chunks, output_rows(g)[0].split([len(chunk) for chunk in chunks]), strict=True)
+
+    return pairs

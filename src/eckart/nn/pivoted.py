@@ -6,12 +6,16 @@ A plain module: autograd, deepcopy, state_dict, any float dtype and torch.compil
 Its `weight` is the dense product, formed anew at each read, for callers that only look at it.
 """
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.linalg.pivoting import pivot_factors
 from eckart.nn.factored import best_product, dense_of, own, own_bias, to_linear
+from eckart.nn.specs import check_keys, flag, whole
 
 
 class PivotedLinear(nn.Module):
@@ -34,6 +38,9 @@ class PivotedLinear(nn.Module):
         (True, 4, 5)
     """
 
+    kind: ClassVar[str] = "pivoted"
+    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
+
     def __init__(
         self,
         P: Tensor,  # (m-r, r)
@@ -48,7 +55,7 @@ class PivotedLinear(nn.Module):
         self.out_features = P.shape[0] + self.rank
         self.P, self.C = own(P), own(C)
         self.bias = own_bias(bias, self.out_features)
-        self.register_buffer("order", _order(index, self.rank, self.out_features))
+        self.register_buffer("order", order_of(index, self.rank, self.out_features))
         self.order: Tensor
 
     @classmethod
@@ -80,6 +87,29 @@ class PivotedLinear(nn.Module):
         return layer
 
     @classmethod
+    def from_spec(
+        cls,
+        spec: Mapping[str, Any],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> "PivotedLinear":
+        """The empty layer that a `spec` tells of.
+
+        Raises:
+            ValueError: the spec is damaged (the key is named).
+
+        Example:
+            >>> spec = PivotedLinear.empty(3, 4, rank=2).spec()
+            >>> PivotedLinear.from_spec({**spec, "rank": 5})
+            Traceback (most recent call last):
+            ...
+            ValueError: spec of a pivoted layer: rank is 5; give a whole number from 0 to 4
+        """
+        check_keys(spec, cls.kind, ("in_features", "out_features", "rank", "bias"))
+        n, m = whole(spec, "in_features", 1), whole(spec, "out_features", 1)
+        return cls.empty(n, m, whole(spec, "rank", most=m), flag(spec, "bias"), dtype, device)
+
+    @classmethod
     def from_product(
         cls,
         B: Tensor,  # (m, r), r ≤ m
@@ -107,22 +137,32 @@ class PivotedLinear(nn.Module):
         """How many numbers hold the weight: r(m+n−r), besides the m small integers of the gather."""
         return self.P.numel() + self.C.numel()
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that hold the weight, those of the gather included."""
+        return self.P.nbytes + self.C.nbytes + self.order.nbytes
+
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """Two products, first with C, then with P, and a gather that puts the outputs in order."""
         z = F.linear(x, self.C)
         y = torch.cat((z, F.linear(z, self.P)), -1).index_select(-1, self.order)
         return y if self.bias is None else y + self.bias
 
-    def to_linear(self) -> nn.Linear:
+    def to_dense(self) -> nn.Linear:
         """The dense layer of the same map."""
         return to_linear(self.weight, self.bias)
+
+    def spec(self) -> dict[str, Any]:
+        """All that is needed to make an empty one, in JSON's types."""
+        sizes = {"in_features": self.in_features, "out_features": self.out_features, "rank": self.rank}
+        return {"kind": self.kind, **sizes, "bias": self.bias is not None}
 
     def extra_repr(self) -> str:
         bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, bias={bias}"
 
 
-def _order(index: Tensor, r: int, m: int) -> Tensor:  # (r,) -> (m,) int32
+def order_of(index: Tensor, r: int, m: int) -> Tensor:  # (r,) -> (m,) int32
     """Where each output stands among [pivots, rest], the rest ascending."""
     index = index.long()
     taken = torch.zeros(m, dtype=torch.bool, device=index.device)

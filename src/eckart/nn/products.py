@@ -43,7 +43,7 @@ def product(layer: Any, kind: str, x: Tensor, W: Tensor, *args: Any, **kwargs: A
     if kind in ("linear", "conv1d"):
         return F.linear(x, W)
     if kind == "conv":
-        return _conv(layer, x, W.reshape(-1, *layer.weight.shape[1:]))
+        return _conv(layer, x, _filters(layer, W))
     if kind == "embedding":
         return _lookup(layer, x, W, *args, **kwargs)
     raise ValueError(f"kind: {kind!r} is not applied by a module of its own; one of {', '.join(CALLED)} is")
@@ -77,7 +77,7 @@ def pair_product(layer: Any, kind: str, x: Tensor, B: Tensor, A: Tensor, *args: 
     if kind in ("linear", "conv1d"):
         return F.linear(F.linear(x, A), B)
     if kind == "conv":
-        z = _conv(layer, x, A.reshape(-1, *layer.weight.shape[1:]))
+        z = _conv(layer, x, _filters(layer, A))
         kernel = (1,) * len(layer.kernel_size)
         return _CONVOLVE[len(kernel) - 1](z, B.reshape(-1, B.shape[-1], *kernel), groups=layer.groups)
     if kind == "embedding":
@@ -113,6 +113,10 @@ def scale_rows(layer: Any, kind: str, x: Tensor, y: Tensor, c: Tensor) -> Tensor
 def along_outputs(layer: Any, kind: str, c: Tensor) -> Tensor:
     """A vector (m,) shaped to be added to, or multiplied with, the outputs of a layer."""
     return c.reshape(-1, *(1,) * len(layer.kernel_size)) if kind == "conv" else c
+
+
+def _filters(layer: Any, W: Tensor) -> Tensor:  # (m, n), or (groups, m, n) -> (groups · m, in/groups, kernel...)
+    return W.reshape(-1, layer.in_channels // layer.groups, *layer.kernel_size)
 
 
 def _conv(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -79,6 +79,30 @@ class Reads(TorchFunctionMode):
         count = padding.count(shape)
         return Read(matrix, x, slots, count, "rows", lambda: [padding.rows(x)[None]], lambda g: padding.rows(g)[None])
 
+    def convolution(
+        self,
+        matrix: Matrix,
+        slots: slice,
+        x: Tensor,
+        out: Tensor,
+        kernel: Iterable[int],
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int = 1,
+    ) -> Read:
+        """The read of a convolution, rows by its positions."""
+        if self.padding.hides:
+            self.whole.add(matrix.name)
+        kernel = tuple(kernel)
+        geometry = (kernel, stride, padding, dilation, groups)
+        count = out.numel() // (matrix.shape[0] * groups)
+        return Read(
+            matrix, x, slots, count, str(geometry),
+            lambda: patches(x, *geometry),
+            lambda g: positions(g, len(kernel), groups),
+        )  # fmt: skip
+
     def _selected(
         self, matrix: Matrix, slots: slice, x: Tensor, kept: Tensor | slice, count: int, cut: Hashable
     ) -> Read:
@@ -117,22 +141,9 @@ class Reads(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> list[Read]:
+        geometry = (weight.shape[2:], stride, padding, dilation, groups)
         found = self.weights.find(weight)
-        if not found:
-            return []
-        matrix, slots = found
-        if self.padding.hides:
-            self.whole.add(matrix.name)
-        kernel = tuple(weight.shape[2:])
-        geometry = (kernel, stride, padding, dilation, groups)
-        count = out.numel() // len(weight)
-        return [
-            Read(
-                matrix, input, slots, count, str(geometry),
-                lambda: patches(input, *geometry),
-                lambda g: positions(g, len(kernel), groups),
-            )
-        ]  # fmt: skip
+        return [self.convolution(*found, input, out, *geometry)] if found else []
 
     def _grouped(self, out: Tensor, mat_a: Tensor, mat_b: Tensor, offs: Tensor | None = None, **_: Any) -> list[Read]:
         found = self.weights.find(mat_b.mT) if mat_a.ndim == 2 and mat_b.ndim == 3 and offs is not None else None

@@ -3,6 +3,7 @@
 from torch import nn
 
 from eckart.nn.patterns import closest
+from eckart.nn.weights import seen_as
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
@@ -19,6 +20,7 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model has no module of that name (the message gives the closest), or the module shares a
             parameter with another place (a tied weight) and the new one does not hold it: that would end the sharing.
+            A basis that compressed layers share does not tie their weights.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
@@ -55,6 +57,8 @@ def _untied(model: nn.Module, name: str, old: nn.Module, new: nn.Module) -> list
     lost = {id(parameter) for parameter in old.parameters()} - {id(parameter) for parameter in new.parameters()}
     if not lost:
         return []  # a wrapper; walking the whole model for each layer would cost seconds
+    if seen_as(old) is not None:  # its weight is computed: a factor that others hold too ties no weight to theirs
+        return [path for path, module in model.named_modules(remove_duplicate=False) if module is old and path != name]
     inside = f"{name}."
     return [
         path

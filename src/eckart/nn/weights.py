@@ -6,10 +6,8 @@ from math import prod
 
 from torch import Tensor, nn
 
-from eckart.nn.factored import FactoredLinear
-from eckart.nn.pivoted import PivotedLinear
+from eckart.nn.convolution import CONVOLUTIONS
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -37,8 +35,8 @@ def layouts(module: nn.Module, path: str = "") -> Iterator[Layout]:
     """
     if "parametrizations" in path.split("."):
         return  # it makes a weight of the module that it belongs to, which has the matrix
-    if isinstance(module, FactoredLinear | PivotedLinear):
-        yield Layout("weight", "linear", (module.out_features, module.in_features))
+    if (kind := seen_as(module)) is not None:
+        yield Layout("weight", kind, (module.out_features, module.in_features))  # type: ignore[arg-type]
         return
     if "weight" in _owned(module):
         layout = _weight_layout(module, module.weight)
@@ -53,6 +51,17 @@ def layouts(module: nn.Module, path: str = "") -> Iterator[Layout]:
         transposed = _experts_transposed(module, stacks)
         for name, W in stacks.items():
             yield Layout(name, "experts", _pair(W.mT if transposed else W), len(W), transposed)
+
+
+def seen_as(module: nn.Module) -> str | None:
+    """The kind of the one matrix that a compressed layer stands for, as its class says; None for other modules.
+
+    Example:
+        >>> from eckart.nn import FactoredLinear
+        >>> seen_as(FactoredLinear.empty(3, 3, rank=1)), seen_as(nn.Linear(3, 3))
+        ('linear', None)
+    """
+    return getattr(type(module), "seen_as", None)
 
 
 def _owned(module: nn.Module) -> list[str]:
@@ -72,7 +81,7 @@ def _weight_layout(module: nn.Module, W: object) -> Layout | None:
     """The layout of an attribute `weight`, or None for a layer whose matrix is not known."""
     if not isinstance(W, Tensor) or not W.is_floating_point():
         return None
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, CONVOLUTIONS):
         return Layout("weight", "conv", (len(W) // module.groups, prod(W.shape[1:])), module.groups)
     if W.ndim != 2:
         return None
@@ -86,7 +95,7 @@ def _weight_layout(module: nn.Module, W: object) -> Layout | None:
 
 
 def _holds_experts(module: nn.Module, path: str) -> bool:
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, CONVOLUTIONS):
         return False
     return "expert" in type(module).__name__.lower() or "experts" in path.split(".")
 

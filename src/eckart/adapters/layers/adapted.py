@@ -19,7 +19,7 @@ from eckart.adapters.layers.fused import Parts, fused
 from eckart.adapters.layers.magnitude import row_factor
 from eckart.adapters.layers.place import Place
 from eckart.adapters.layers.siblings import Siblings
-from eckart.nn import Matrix, replace
+from eckart.nn import Matrix, is_compressed, replace
 from eckart.nn.factored import to_linear
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows
 from eckart.nn.quantised import dequantized, is_quantised
@@ -79,12 +79,14 @@ class AdaptedLayer(Place):
     def write(self, W: Tensor) -> None:
         """Give the layer another weight, (m, n) or (stack, m, n), in a new tensor of W's dtype.
 
-        A quantised layer becomes a dense one.
+        A quantised or compressed layer becomes a dense one.
         """
         if is_quantised(self.base):
             self.base = to_linear(W, self.base.bias)
             return
         old = self.base.weight
+        if is_compressed(self.base):
+            self.base = self.base.to_dense().requires_grad_(old.requires_grad)
         self.base.weight = nn.Parameter(self.as_stored(W).contiguous(), requires_grad=old.requires_grad)
 
     def leave(self, model: nn.Module) -> None:
