@@ -1,21 +1,26 @@
-"""Which size for which piece, under a budget of bytes.
+"""Which size for which piece, under a budget of bytes that is never exceeded.
 
 | allocation | rule | source |
 |---|---|---|
-| uniform | every piece keeps the same share of its bytes | SVD-LLM, arXiv 2403.07378 |
+| uniform | every piece keeps the same share of its bytes: rank ⌊keep·mn/(m+n)⌋ | SVD-LLM, arXiv 2403.07378 |
 | energy | every piece keeps the same share of its energy Σσ² | arXiv 1907.08620 and others |
-| hulls | least Σ w σ² that the budget buys, on convex hulls with the dense point (`linalg.allocate`) | ours |
+| hulls | least Σ w σ² that the budget buys, on convex hulls with the dense point (`linalg.choose_points`) | ours |
 
 The energies of different pieces are comparable where the metric makes them so: with output gradients σ² is the change
 of the loss, to second order. `hulls` of a metric without them favours what has large outputs.
+Cost: sorting of spectra that are there already; no run of the model.
 Paper: none.
 """
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 
+from torch import Tensor
+
+from eckart.compression.menus import Menus, floored, largest_part, menus_of, spent
 from eckart.compression.piece import Piece
 from eckart.compression.settings import Settings
-from eckart.linalg import allocate
+from eckart.linalg import choose_points
 
 Sizes = dict[str, int]  # label of a piece → its size
 Trial = Callable[[Mapping[str, int]], float]  # held-out loss when the pieces have these sizes
@@ -23,52 +28,86 @@ Allocation = Callable[[Sequence[Piece], float, Settings, Trial], Sizes]
 
 
 def uniform(pieces: Sequence[Piece], keep: float, settings: Settings, trial: Trial) -> Sizes:
-    """The same share for every piece."""
-    return {piece.label: piece.size_for(keep, settings.multiple) for piece in pieces}
+    """The same share for every piece; what rounding down to ranks leaves of the budget is not spent.
 
-
-def energy(pieces: Sequence[Piece], keep: float, settings: Settings, trial: Trial) -> Sizes:
-    """The same share of the energy for every piece, as large as the budget allows."""
-    budget = keep * sum(piece.dense_bytes for piece in pieces)
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        share = (low + high) / 2
-        sizes = {piece.label: _reaching(piece, share, settings.multiple) for piece in pieces}
-        low, high = (share, high) if total_bytes(pieces, sizes) <= budget else (low, share)
-    return {piece.label: _reaching(piece, low, settings.multiple) for piece in pieces}
-
-
-def hulls(
-    pieces: Sequence[Piece], keep: float, settings: Settings, trial: Trial, *, power: float = 1.0, protect: float = 1.0
-) -> Sizes:
-    """The sizes that leave the least weighted error.
+    Floors do not count. Where the least size of a small piece takes more than its share, the others keep less.
 
     Args:
         pieces: The pieces, which have learned.
-        keep: Share of their dense bytes.
-        settings: Its floor and multiple count.
-        trial: Not needed here.
-        power: The energy of a piece counts to this power: below 1 its size matters less, at 0 only its shape.
-        protect: Weight of errors of matrices that other heads share (`settings.options["shared_heads"]`, names).
+        keep: Share of their dense bytes, above 0 and at most 1.
+        settings: Its `multiple` counts.
+        trial: Not needed.
+
+    Raises:
+        ValueError: The least sizes take more than the budget.
     """
-    shared = settings.options.get("shared_heads", ())
-    spectra = {piece.label: piece.spectrum for piece in pieces}
-    totals = {label: float(S.square().sum()) or 1.0 for label, S in spectra.items()}
-    weights = {label: total ** (power - 1) for label, total in totals.items()}
-    for piece in pieces:
-        if not set(piece.names).isdisjoint(shared):
-            weights[piece.label] *= protect
-    floors = {piece.label: min(piece.size_for(settings.floor * keep), piece.full) for piece in pieces}
-    numbers = sum((keep * piece.dense_bytes - piece.fixed_bytes) / piece.itemsize for piece in pieces)
-    return allocate(
-        spectra,
-        {piece.label: piece.shape for piece in pieces},
-        numbers,
-        cost=pieces[0].cost,
-        weights=weights,
-        floor=floors,
-        multiple=settings.multiple,
-    )
+    menus, budget = menus_of(pieces, keep, settings)
+    dense = {piece.label: piece.dense_bytes for piece in pieces}
+
+    def points(part: float) -> dict[str, int]:
+        return {label: menu.within(part * keep * dense[label]) for label, menu in menus.items()}
+
+    return _sizes(menus, points(largest_part(lambda part: spent(menus, points(part)) <= budget)))
+
+
+def energy(pieces: Sequence[Piece], keep: float, settings: Settings, trial: Trial) -> Sizes:
+    """The same share of the energy for every piece, as large as the budget allows; the rest goes to those with least.
+
+    Args:
+        pieces: The pieces, which have learned. One whose energy is all zero gets its floor.
+        keep: Share of their dense bytes, above 0 and at most 1.
+        settings: Its `floor`, `multiple` and roles count (see `menus.floored`).
+        trial: Not needed.
+
+    Raises:
+        ValueError: The least sizes take more than the budget.
+    """
+    menus, budget = menus_of(pieces, keep, settings)
+    menus = floored(menus, pieces, keep, settings)
+    totals = {piece.label: _total(piece) for piece in pieces}
+    kept = {label: 1 - menu.errors / (totals[label] or 1.0) for label, menu in menus.items()}
+
+    def points(share: float) -> dict[str, int]:
+        return {label: int((shares < share).sum()) for label, shares in kept.items()}
+
+    found = points(largest_part(lambda share: spent(menus, points(share)) <= budget))
+    return _sizes(menus, _filled(menus, found, kept, budget))
+
+
+def hulls(
+    pieces: Sequence[Piece],
+    keep: float,
+    settings: Settings,
+    trial: Trial,
+    *,
+    power: float = 1.0,
+    floor: float | None = None,
+    protect: float | None = None,
+) -> Sizes:
+    """The sizes that leave the least error.
+
+    Args:
+        pieces: The pieces, which have learned. One whose energy is all zero gets its floor.
+        keep: Share of their dense bytes, above 0 and at most 1.
+        settings: Its `floor`, `multiple` and roles count.
+        trial: Not needed.
+        power: The energy of a piece counts to this power: below 1 its size matters less, at 0 only its shape.
+        floor: Instead of the settings' one, 0 to 1.
+        protect: Instead of the option of this name (see `menus.floored`).
+
+    Raises:
+        ValueError: The least sizes take more than the budget.
+    """
+    menus, budget = menus_of(pieces, keep, settings)
+    menus = floored(menus, pieces, keep, settings, floor=floor, protect=protect)
+    weights = {piece.label: (_total(piece) or 1.0) ** (power - 1) for piece in pieces}
+    errors = {label: weights[label] * menu.errors for label, menu in menus.items()}
+    return least(menus, errors, budget)
+
+
+def least(menus: Menus, errors: Mapping[str, Tensor], budget: float) -> Sizes:
+    """The sizes that leave the least of any error of the menus' points, (p,) for each, under a budget of bytes."""
+    return _sizes(menus, choose_points({label: menu.prices for label, menu in menus.items()}, errors, budget))
 
 
 def total_bytes(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> int:
@@ -76,9 +115,28 @@ def total_bytes(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> int:
     return sum(piece.bytes(sizes[piece.label]) for piece in pieces)
 
 
-def _reaching(piece: Piece, share: float, multiple: int) -> int:
-    """The least size that keeps a share of the energy, full where the product would take no less than dense."""
-    energies = piece.spectrum.square().cumsum(0)
-    reached = int((energies < share * energies[-1]).sum()) + 1
-    size = min(-(-reached // multiple) * multiple, piece.full)
-    return piece.full if piece.bytes(size) >= piece.dense_bytes else size
+def _total(piece: Piece) -> float:
+    return float(piece.spectrum.double().square().sum())
+
+
+def _sizes(menus: Menus, points: Mapping[str, int]) -> Sizes:
+    return {label: menu.size(points[label]) for label, menu in menus.items()}
+
+
+def _filled(menus: Menus, points: Mapping[str, int], kept: Mapping[str, Tensor], budget: float) -> dict[str, int]:
+    """Points further up, one step at a time for the piece that keeps least of its energy, as far as the budget goes."""
+    points = dict(points)
+    spare = budget - spent(menus, points)
+    waiting = [(float(kept[label][point]), label) for label, point in points.items()]
+    heapq.heapify(waiting)
+    while waiting:
+        share, label = heapq.heappop(waiting)
+        point = points[label]
+        if share >= 1 or point + 1 == len(menus[label].sizes):
+            continue
+        extra = menus[label].price(point + 1) - menus[label].price(point)
+        if extra <= spare:
+            spare -= extra
+            points[label] = point + 1
+            heapq.heappush(waiting, (float(kept[label][point + 1]), label))
+    return points

@@ -16,6 +16,7 @@ from eckart.linalg.dimension import intrinsic_dimension
 from eckart.linalg.factored import balance, product_sum, product_svd, product_truncate
 from eckart.linalg.factored_norms import product_distance, product_inner, product_norm, product_nuclear_norm
 from eckart.linalg.invariant import complete, factorization_signal, invariant_subspace, propagate
+from eckart.linalg.menus import choose_points
 from eckart.linalg.minifloat import from_minifloat, to_minifloat
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
 from eckart.linalg.norms import k_support_norm, nuclear_norm, schatten_norm, vector_k_support_norm
@@ -54,6 +55,7 @@ __all__ = [
     "approximation_error",
     "balance",
     "captured_energy",
+    "choose_points",
     "complete",
     "compressed_chain",
     "count_outliers",

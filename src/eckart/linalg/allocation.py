@@ -16,7 +16,9 @@ Paper: none; greedy on hulls is exact for separable convex problems. Allocations
 pay more than mn at high ranks.
 """
 
+import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from eckart.linalg._check import require_count
 from eckart.linalg._descent import spend
 
 _COSTS = ("factors", "pivoted")
+Count = TypeVar("Count", int, Tensor)
 
 
 def allocate(
@@ -118,19 +121,27 @@ def rank_cost(rank: int, shape: tuple[int, int], *, cost: str = "factors", dense
     require_count("rank", rank)
     if rank > min(shape):
         raise ValueError(f"rank must be at most {min(shape)} for shape {tuple(shape)}, got {rank}")
-    return int(_prices(shape, cost, dense)[rank])
+    _require_cost(cost)
+    return math.prod(shape) if dense and rank == min(shape) else _numbers(rank, shape, cost)
 
 
 def _prices(shape: tuple[int, int], cost: str, dense: bool) -> Tensor:
     """The parameters of ranks 0 … min(m, n)."""
+    _require_cost(cost)
+    prices = _numbers(torch.arange(min(shape) + 1, dtype=torch.float64), shape, cost)
+    if dense:
+        prices[-1] = math.prod(shape)
+    return prices
+
+
+def _numbers(r: Count, shape: tuple[int, int], cost: str) -> Count:
+    m, n = shape
+    return r * (m + n) if cost == "factors" else r * (m + n - r)
+
+
+def _require_cost(cost: str) -> None:
     if cost not in _COSTS:
         raise ValueError(f"cost must be one of {', '.join(_COSTS)}, got {cost!r}")
-    m, n = shape
-    r = torch.arange(min(m, n) + 1, dtype=torch.float64)
-    prices = r * (m + n) if cost == "factors" else r * (m + n - r)
-    if dense:
-        prices[-1] = m * n
-    return prices
 
 
 def _offered(name: str, prices: Tensor, floor: int, ceiling: int, multiple: int, dense: bool) -> Tensor:

@@ -1,0 +1,31 @@
+"""The allocations by name, and what each of them is told: any may be put in the place of a method's own.
+
+Paper: none; the sources stand in the allocations' files.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from eckart.compression.allocations import Allocation, energy, hulls, uniform
+from eckart.compression.candidates import candidates
+from eckart.compression.menus import PROTECT
+from eckart.compression.selected_layers import CUT, selected
+from eckart.compression.sensitivity import SHARES, sensitivity
+
+ALLOCATIONS: dict[str, Allocation] = {
+    "uniform": uniform,
+    "energy": energy,
+    "hulls": hulls,
+    "sensitivity": sensitivity,
+    "candidates": candidates,
+    "selected": selected,
+}
+
+OPTIONS: dict[str, Mapping[str, Any]] = {  # allocation → what it reads of `Settings.options`, with the defaults
+    "uniform": {},
+    "energy": {"protect": PROTECT},
+    "hulls": {"protect": PROTECT},
+    "sensitivity": {"shares": SHARES, "protect": PROTECT},
+    "candidates": {"protect": PROTECT},
+    "selected": {"cut": CUT},
+}
