@@ -164,7 +164,7 @@ def _convolution(spec: Mapping[str, Any], dtype: torch.dtype | None = None) -> A
         raise wrong(spec, "padding_mode", f"one of {', '.join(_PADDING_MODES)}")
     if isinstance(padding, list | tuple):
         padding = _sides(spec, "padding", least=0)
-    if padding not in ("same", "valid") and len(padding) != dims:
+    if padding not in ("same", "valid") and not (isinstance(padding, tuple) and len(padding) == dims):
         raise wrong(spec, "padding", f'"same", "valid" or {dims} whole numbers')
     channels = whole(spec, "in_channels", 1), whole(spec, "out_channels", 1)
     options = {**sides, "padding": padding, "padding_mode": mode, "bias": flag(spec, "bias")}
