@@ -10,22 +10,50 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "adapt": "eckart.adapters",
-    "load": "eckart.adapters",
+    "compress": "eckart.compression",
+    "densify": "eckart.compression",
+    "load": "eckart.verbs",
     "LowRankOptimizer": "eckart.optim",
     "measure": "eckart.spectra",
     "merge": "eckart.adapters",
     "Profile": "eckart.spectra",
     "Recorder": "eckart.spectra",
-    "save": "eckart.adapters",
+    "save": "eckart.verbs",
 }
-_PARTS = ("adapters", "claims", "linalg", "lm", "nn", "optim", "regularizers", "report", "spectra", "theory")
+_PARTS = (
+    "adapters",
+    "claims",
+    "compression",
+    "linalg",
+    "lm",
+    "nn",
+    "optim",
+    "regularizers",
+    "report",
+    "spectra",
+    "theory",
+)
 
-__all__ = ["LowRankOptimizer", "Profile", "Recorder", "__version__", "adapt", "load", "measure", "merge", "save"]
+__all__ = [
+    "LowRankOptimizer",
+    "Profile",
+    "Recorder",
+    "__version__",
+    "adapt",
+    "compress",
+    "densify",
+    "load",
+    "measure",
+    "merge",
+    "save",
+]
 
 if TYPE_CHECKING:
-    from eckart.adapters import adapt, load, merge, save
+    from eckart.adapters import adapt, merge
+    from eckart.compression import compress, densify
     from eckart.optim import LowRankOptimizer
     from eckart.spectra import Profile, Recorder, measure
+    from eckart.verbs import load, save
 
 
 def __getattr__(name: str) -> Any:

@@ -357,7 +357,7 @@ def test_a_matrix_whose_gradient_is_not_finite_is_named() -> None:
         ({"wanted": ["covariance"]}, r"wanted is \['covariance'\]"),
         ({"sample_size": 0}, "sample_size is 0"),
         ({"targets": "nothing"}, "matches none"),
-        ({"wanted": ["gradient"]}, "gradients need a loss, and the model's Tensor carries none"),
+        ({"wanted": ["gradient"]}, "a loss is needed, and the model's Tensor carries none"),
         ({"wanted": ["gradient"], "loss": lambda y, _: y}, r"shape \(4, 3\), not a scalar"),
         ({"wanted": ["gradient"], "loss": lambda y, _: y.sum() * float("nan")}, "loss is nan"),
         ({"wanted": ["gradient"], "loss": lambda y, _: y.detach().sum()}, "does not depend on any observed matrix"),

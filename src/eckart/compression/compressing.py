@@ -1,1 +1,158 @@
-"""`compress`: from a dense model to a plan, and to a smaller model."""
+"""`compress`: from a dense model to a plan, and from the plan to a smaller model.
+
+Paper: none; the rows of `METHODS` name theirs.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from eckart.compression.allocating import ALLOCATIONS
+from eckart.compression.choosing import check_keep
+from eckart.compression.compressed import Compressed
+from eckart.compression.learning import Loss, Text, learn
+from eckart.compression.methods import METHODS, Method
+from eckart.compression.piece import Piece
+from eckart.compression.plan import Plan
+from eckart.compression.selecting import selected
+from eckart.compression.settings import Settings
+from eckart.compression.storing import FolderStore, Store
+from eckart.nn import Patterns, Progress, Role, roles
+from eckart.nn.patterns import closest
+
+
+def compress(
+    model: nn.Module,
+    batches: Iterable[Any] = (),
+    *,
+    keep: float | None = None,
+    ranks: Mapping[str, int] | None = None,
+    method: str = "auto",
+    allocation: str | None = None,
+    targets: Patterns = None,
+    exclude: Patterns = None,
+    role: Mapping[str, str | Role] | None = None,
+    loss: Loss | None = None,
+    gradient_loss: Loss | None = None,
+    gradient_batches: int | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    held_out: Iterable[Any] = (),
+    shrink: float = 0.05,
+    shrink_outputs: float = 0.05,
+    floor: float = 0.25,
+    multiple: int = 1,
+    again: bool = False,
+    work: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> Plan | Compressed:
+    """Compress a model through the low rank of its matrices.
+
+    Args:
+        model: Any module; its Linear, transformers Conv1D and ungrouped convolution layers are compressed, embeddings
+            and heads only where `targets` names them. With `dry_run` it is not touched, else changed in place.
+        batches: Calibration batches, as `nn.observe` takes them; a method that looks at no data needs none. They are
+            kept by the plan, in memory.
+        keep: Stored bytes ÷ dense bytes of the selected matrices, above 0 and at most 1, permutations and scales
+            included; None is 0.8 where no ranks are given.
+        ranks: Matrix name → rank, instead of `keep`; matrices that are not named stay dense.
+        method: A row of `METHODS`.
+        allocation: A row of `ALLOCATIONS`, instead of the method's own.
+        targets: Glob patterns of the matrices to compress; None means all but embeddings and heads.
+        exclude: Glob patterns of those that stay dense.
+        role: Who is q, k, v, o, gate, up or down where names do not tell (overrides of `nn.roles`).
+        loss: (output, batch) → scalar; None takes the output's own. Used for gradients and held-out losses.
+        gradient_loss: Another loss for the gradients (labels drawn from the model itself, say); None: `loss`.
+        gradient_batches: From how many of the batches output gradients are taken; None: all.
+        forward: (model, batch) → output, for batches that the model does not take as they are.
+        held_out: Batches for allocations that compare losses, and for measuring errors; of other text than `batches`.
+        shrink: See `Settings`, as `shrink_outputs`, `floor` and `multiple`.
+        again: Compress further what is compressed already.
+        work: A folder where what is learned is kept, so that an interrupted run goes on from there.
+        progress: Called as progress(done, total, label).
+        dry_run: Give the plan and leave the model as it is.
+        options: What the method alone knows; its row names them.
+
+    Returns:
+        The plan where `dry_run`, else what came of it (`Plan`, `Compressed`).
+
+    Raises:
+        ValueError: A number, name or pattern that does not fit, no batches where the method needs some, or a model that
+            is compressed or adapted already.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 8, bias=False))
+        >>> plan = compress(model, keep=0.5, method="svd", dry_run=True)
+        >>> print(plan)
+        svd: 2 of 2 matrices to compress, 0.500 of their bytes kept (0.500 of the model's)
+        >>> plan.at(keep=0.25).sizes
+        {'0': 1, '2': 1}
+        >>> type(plan.apply().model[0]).__name__
+        'FactoredLinear'
+    """
+    row = _row(method)
+    unknown = sorted(set(options) - set(row.options))
+    if unknown:
+        known = ", ".join(row.options) or "none"
+        raise ValueError(f"options: {', '.join(unknown)} unknown to method {method!r}, which knows {known}")
+    allocated = row.allocation if allocation is None else ALLOCATIONS.get(allocation)
+    if allocated is None:
+        raise ValueError(f"allocation: {allocation!r}; give one of {', '.join(ALLOCATIONS)}")
+    if keep is not None and ranks is not None:
+        raise ValueError("keep, ranks: give one of the two")
+    keep = 0.8 if keep is None and ranks is None else keep
+    if keep is not None:
+        check_keep(keep)
+    given = {**row.options, **options, "roles": roles(model, role)}
+    settings = Settings(shrink, shrink_outputs, floor, multiple, given)
+    found, others = selected(model, targets, exclude, again=again)
+    text = Text(list(batches), loss, gradient_loss, forward, gradient_batches, progress)
+    if row.metric.wanted and not text.batches:
+        raise ValueError(f"batches: none; {method!r} looks at {', '.join(row.metric.wanted)}: give some")
+    pieces = row.unit(model, found, settings, row.metric)
+    store: Store = {} if work is None else FolderStore(work, _job(method, pieces, settings, text))
+    tokens = learn(model, pieces, row.metric.wanted, text, store)
+    notes = _notes(pieces, tokens) if row.metric.wanted else ()
+    held = tuple(held_out)
+    plan = Plan(model, method, None, {}, tuple(pieces), settings, allocated, text, store, held, tokens, others, notes)
+    plan = plan.at(keep=keep, ranks=ranks)
+    return plan if dry_run else plan.apply()
+
+
+def _row(method: str) -> Method:
+    if method not in METHODS:
+        raise ValueError(f"method: {method!r} is not known; closest: {closest(method, METHODS, whole=True)}")
+    return METHODS[method]
+
+
+def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:
+    """What calibration lacked."""
+    widths = {name: matrix.shape[1] for piece in pieces for name, matrix in piece.members.items()}
+    unread = [name for name in widths if tokens.get(name, 0) == 0]
+    few = {name: tokens[name] for name in widths if 0 < tokens.get(name, 0) < widths[name]}
+    notes = []
+    if unread:
+        notes.append(f"{len(unread)} matrices were not read by any batch ({unread[0]} first): only their weights count")
+    if few:
+        name, count = min(few.items(), key=lambda item: item[1] / widths[item[0]])
+        notes.append(
+            f"{len(few)} matrices read fewer tokens than they have inputs ({name}: {count} of {widths[name]}): their "
+            "covariance is singular, and quality on other text will suffer; calibrate on more text"
+        )
+    return tuple(notes)
+
+
+def _job(method: str, pieces: list[Piece], settings: Settings, text: Text) -> dict[str, Any]:
+    """What learned tensors depend on, as JSON."""
+    options = {name: value for name, value in settings.options.items() if name != "roles"}
+    return {
+        "method": method,
+        "matrices": {piece.label: list(piece.shape) for piece in pieces},
+        "weights": [float(matrix.weight().detach().double().sum()) for p in pieces for matrix in p.members.values()],
+        "settings": {**vars(settings), "options": {name: str(value) for name, value in options.items()}},
+        "batches": [len(text.batches), text.gradient_batches],
+    }

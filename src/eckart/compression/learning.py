@@ -10,19 +10,22 @@ for each piece, several side by side.
 Paper: none.
 """
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from eckart.compression.piece import Piece
+from eckart.compression.storing import Store
 from eckart.linalg import map_side_by_side
 from eckart.nn import Matrix, Observation, Progress, observe
 from eckart.nn.blocks import Chain, find_chain
 
 MEMORY = 2**31  # bytes of output-gradient covariances held at a time
-Store = MutableMapping[str, dict[str, Tensor]]  # label of a piece → what it has learned
+
+
+Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,16 @@ class Text:
 
     Args:
         batches: As `nn.observe` takes them.
-        loss: (output, batch) → scalar; None takes the output's own.
+        loss: (output, batch) → scalar, by which the held-out loss is measured; None takes the output's own.
+        gradient_loss: Whose gradients at the outputs are taken; None: `loss`.
         forward: (model, batch) → output; None feeds the batch as it is.
         gradient_batches: From how many of the batches output gradients are taken; None: all.
         progress: Called as progress(done, total, label).
     """
 
     batches: Sequence[Any]
-    loss: Callable[[Any, Any], Tensor] | None = None
+    loss: Loss | None = None
+    gradient_loss: Loss | None = None
     forward: Callable[[nn.Module, Any], Any] | None = None
     gradient_batches: int | None = None
     progress: Progress | None = None
@@ -78,7 +83,7 @@ def learn(
         outputs = _output_gradients(model, group, text) if gradients else {}
         pending = {piece.label: set(piece.names) for piece in group}
         seen: dict[str, Observation] = {}
-        for found in _observed(model, group, inputs, text):
+        for found in observed(model, group, inputs, text):
             seen |= {name: _joined(each, outputs.get(name)) for name, each in found.items()}
             ready = [piece for piece in group if piece.label in pending and pending[piece.label] <= seen.keys()]
             _teach(ready, seen, store)
@@ -121,11 +126,15 @@ def _members(pieces: Iterable[Piece]) -> dict[str, Matrix]:
 
 def _output_gradients(model: nn.Module, pieces: Sequence[Piece], text: Text) -> dict[str, Observation]:
     batches = text.batches[: text.gradient_batches]
-    options: dict[str, Any] = {"loss": text.loss, "forward": text.forward, "progress": text.progress}
+    options: dict[str, Any] = {
+        "loss": text.gradient_loss or text.loss,
+        "forward": text.forward,
+        "progress": text.progress,
+    }
     return observe(model, batches, ["output_gradient_covariance"], targets=list(_members(pieces)), **options)
 
 
-def _observed(
+def observed(
     model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], text: Text
 ) -> Iterator[dict[str, Observation]]:
     """The inputs' statistics of the pieces' matrices, block by block, then of those outside the blocks."""
@@ -143,9 +152,7 @@ def _observed(
         )  # fmt: skip
 
 
-def _along(
-    chain: Chain, names: set[str], wanted: Sequence[str], text: Text
-) -> Iterator[dict[str, Observation]]:
+def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> Iterator[dict[str, Observation]]:
     """Observe the blocks one after another."""
     hidden = list(chain.hidden)
     last = max(i for i, path in enumerate(chain.names) if any(name.startswith(f"{path}.") for name in names))

@@ -7,12 +7,11 @@ learned once serves every budget. Cost: one `linalg.weighted_approximation`.
 Paper: SVD-LLM (arXiv 2403.07378) for R = 0; LQER and QERA (arXiv 2402.02446, 2410.06040) for a quantised R.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from eckart.compression.metrics import Metric, Pair
+from eckart.compression.metrics import Metric
 from eckart.compression.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.compression.storages import stored_bytes, stored_layer
@@ -32,8 +31,6 @@ class MatrixPiece(Piece):
         metric: In which error the product is best.
         storage: "factors" or "pivoted".
     """
-
-    anchors = True
 
     def __init__(self, members: Sequence[Matrix], settings: Settings, metric: Metric, storage: str) -> None:
         super().__init__(members, settings)
@@ -57,13 +54,14 @@ class MatrixPiece(Piece):
         """What the product stands for."""
         return self.matrix.weight().detach()
 
-    def refit(self, crossed: Crossed, rank: int) -> dict[str, nn.Module]:
-        """The layers at a rank, fitted to give the dense outputs from the inputs of a prefix that has changed."""
+    def refit(self, crossed: Crossed, size: int) -> dict[str, Tensor]:
+        """B and A at a rank, fitted to give the dense outputs from the inputs of a prefix that has changed."""
         alpha = self.settings.shrink
         C = shrink(crossed.covariance, alpha)
         M = (1 - alpha) * (crossed.cross - crossed.covariance) + C
-        B, A = weighted_approximation(self.target(), rank, input_covariance=C, cross=M)
-        return self.layers(B, A)
+        W = self.target()
+        B, A = weighted_approximation(W.float() if W.dtype.itemsize < 4 else W, size, input_covariance=C, cross=M)
+        return {"B": B.to(W.dtype), "A": A.to(W.dtype)}
 
     def bytes(self, size: int) -> int:
         return stored_bytes(self.cost, size, self.shape, self.itemsize)

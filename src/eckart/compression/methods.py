@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from eckart.compression import metrics
-from eckart.compression.allocations import Allocation, energy, hulls, uniform
+from eckart.compression.allocations import Allocation, hulls, uniform
 from eckart.compression.matrix_piece import MatrixPiece
 from eckart.compression.metrics import Metric
 from eckart.compression.piece import Piece

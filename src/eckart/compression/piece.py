@@ -26,7 +26,6 @@ class Piece(ABC):
 
     form: str  # what the report calls it once compressed: "factors", "pivoted", ...
     cost = "factors"  # how numbers grow with the size, as `linalg.allocate` knows it
-    anchors = False  # whether `refit` can move it to changed inputs
 
     def __init__(self, members: Sequence[Matrix], settings: Settings) -> None:
         self.members = {matrix.name: matrix for matrix in members}

@@ -6,15 +6,17 @@ from typing import Any
 
 from torch import nn
 
-from eckart.compression.allocations import Sizes, total_bytes
+from eckart.compression.allocations import Allocation, Sizes, total_bytes
 from eckart.compression.anchoring import anchored
 from eckart.compression.choosing import chosen_sizes, given_sizes
-from eckart.compression.compressed import Compressed, compressed
+from eckart.compression.compressed import Compressed, measured_errors, put
 from eckart.compression.learning import Text
 from eckart.compression.methods import METHODS
 from eckart.compression.piece import Piece
 from eckart.compression.rows import Row, plan_row, table
 from eckart.compression.settings import Settings
+from eckart.compression.storing import Store
+from eckart.compression.trying import layers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,8 @@ class Plan:
         sizes: Label of a piece → its size; the rank, where it is one matrix.
         pieces: What is decomposed together.
         settings: The numbers that the method's parts share.
+        allocation: Gives the sizes of another budget.
+        store: Keeps what was learned.
         text: What the model is run on.
         held_out: Batches on which allocations are compared and errors measured.
         tokens: Matrix name → rows that calibration saw.
@@ -41,7 +45,9 @@ class Plan:
     sizes: Sizes = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
     settings: Settings = field(repr=False)
+    allocation: Allocation = field(repr=False)
     text: Text = field(repr=False)
+    store: Store = field(repr=False)
     held_out: tuple[Any, ...] = field(repr=False)
     tokens: Mapping[str, int] = field(repr=False)
     left_out: Mapping[str, str] = field(repr=False)
@@ -59,11 +65,13 @@ class Plan:
         """
         if (keep is None) == (ranks is None):
             raise ValueError("keep, ranks: give one of the two")
-        sizes = (
-            chosen_sizes(self.model, self.pieces, keep, METHODS[self.method], self.settings, self.text, self.held_out)
-            if keep is not None
-            else given_sizes(self.pieces, ranks or {})
-        )
+        self._check_dense()
+        if keep is not None:
+            sizes = chosen_sizes(
+                self.model, self.pieces, keep, self.allocation, self.settings, self.text, self.held_out
+            )
+        else:
+            sizes = given_sizes(self.pieces, ranks or {})
         return replace(self, keep=keep, sizes=sizes)
 
     @property
@@ -92,9 +100,32 @@ class Plan:
         """One row for each piece: its form, size, bytes and predicted error."""
         return [plan_row(piece, self.sizes[piece.label], self.tokens) for piece in self.pieces]
 
+    def title(self, done: str) -> str:
+        """One line: how many matrices, by which method, and what of their bytes and the model's is kept."""
+        total = sum(len(piece.names) for piece in self.pieces)
+        smaller = sum(len(piece.names) for piece in self.pieces if self.sizes[piece.label] < piece.full)
+        return (
+            f"{self.method}: {smaller} of {total} matrices {done}, {self.kept:.3f} of their bytes kept "
+            f"({self.kept_of_model:.3f} of the model's)"
+        )
+
     def report(self) -> str:
         """The plan as text: the totals, the notes, and a table of the pieces."""
-        return table(self)
+        return table(self.title("to compress"), self.rows(), self.notes)
+
+    def __str__(self) -> str:
+        return self.title("to compress")
+
+    def layers(self) -> dict[str, nn.Module]:
+        """What is to stand in the matrices' places; the model is not touched.
+
+        Raises:
+            RuntimeError: The model is not the dense one any more.
+        """
+        self._check_dense()
+        if METHODS[self.method].inputs == "anchored":
+            return anchored(self.model, self.pieces, self.sizes, self.text, self.store)
+        return layers_of(self.pieces, self.sizes)
 
     def apply(self) -> Compressed:
         """Compress the model, in place: the layers of the plan stand in the places of its matrices.
@@ -105,4 +136,16 @@ class Plan:
         Raises:
             RuntimeError: The model is not the dense one any more: a plan of it was applied before.
         """
-        return compressed(self, anchored if METHODS[self.method].inputs == "anchored" else None)
+        layers = self.layers()
+        errors = measured_errors(self.model, self.pieces, layers, self.text, self.held_out)
+        put(self.model, layers)
+        return Compressed(self.model, self, errors)
+
+    def _check_dense(self) -> None:
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        for piece in self.pieces:
+            for name, matrix in piece.members.items():
+                if matrix.module not in (modules.get(name), modules.get(name.rpartition(".")[0])):
+                    raise RuntimeError(
+                        f"plan: {name} of its model has been replaced since; compress a fresh copy of the dense model"
+                    )

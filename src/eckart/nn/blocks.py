@@ -1,8 +1,8 @@
 """Run a model block by block: what its first block is given is kept, and every block is then fed by the one before.
 
-A chain is a list of modules inside a model (the layers of a transformer, the children of an nn.Sequential) that run once
-each and in order in every forward pass, each one's first argument being what the one before gave. Whatever else a block
-is given (masks, positions) is kept as it was in the model's own pass. So a layer's inputs can be seen, and its
+A chain is a list of modules inside a model (the layers of a transformer, the children of an nn.Sequential) that run
+once each and in order in every forward pass, each one's first argument being what the one before gave. Whatever else a
+block is given (masks, positions) is kept as it was in the model's own pass. So a layer's inputs can be seen, and its
 successors' inputs recomputed after it has changed, at the cost of one pass over all batches, whatever the depth.
 
 Memory: the hidden states of all batches, once, beside the model.
@@ -19,7 +19,6 @@ from eckart.nn.batches import run_model, to_device
 from eckart.nn.modes import evaluating
 
 Forward = Callable[[nn.Module, Any], Any]
-_CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_position", "use_cache")
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Call:
     kwargs: dict[str, Any]
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818 - no error: it ends a pass
     """The part of a pass that was wanted is over."""
 
 
@@ -142,7 +141,7 @@ def record(model: nn.Module, names: Sequence[str], batch: Any, run: Forward) -> 
             if len(calls) != index or not isinstance(fed, Tensor) or not follows:
                 wrong.append(True)
                 raise _Enough
-            calls.append(Call(args[1:], {name: None if name in _CACHES else v for name, v in kwargs.items()}))
+            calls.append(Call(tuple(map(_kept, args[1:])), {name: _kept(value) for name, value in kwargs.items()}))
             if index == 0:
                 hidden.append(fed.detach())
             if len(names) == 1:
@@ -182,6 +181,11 @@ def _all_alike(calls: list[Call]) -> bool:
         and all(value is first.kwargs[name] for name, value in call.kwargs.items())
         for call in calls
     )
+
+
+def _kept(value: Any) -> Any:
+    """What a block is given again when it runs alone; a cache of keys and values would grow with every run."""
+    return None if hasattr(value, "update") and hasattr(value, "get_seq_length") else value
 
 
 def _first(output: Any) -> Tensor:

@@ -1,11 +1,11 @@
 """What layers read in a model and in its changed twin, row by row together: the moments of an anchored fit.
 
-For rows x (n,) of a layer's input in the model and x̂ (n,) of the same layer's input in the twin, over the same N tokens:
-C = Σ x̂ x̂ᵀ / N, M = Σ x x̂ᵀ / N (n, n), and the means μ, μ̂ (n,). Layers that are given the very same tensor share them.
+For rows x (n,) of a layer's input in the model and x̂ (n,) of the same layer's input in the twin, over the same N
+tokens: C = Σ x̂ x̂ᵀ / N and M = Σ x x̂ᵀ / N (n, n). Layers that are given the very same tensor share them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from eckart.nn.batches import Padding
 from eckart.nn.modes import evaluating
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818 - no error: it ends a pass
     """All the layers wanted have been reached."""
 
 
@@ -27,8 +27,6 @@ class Crossed:
     tokens: int
     covariance: Tensor  # (n, n) Σ x̂ x̂ᵀ / tokens
     cross: Tensor  # (n, n) Σ x x̂ᵀ / tokens
-    mean: Tensor  # (n,) of x
-    changed_mean: Tensor  # (n,) of x̂
 
 
 class _Sums:
@@ -36,19 +34,17 @@ class _Sums:
         n = like.shape[-1]
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         zeros = torch.zeros((), dtype=dtype, device=like.device).new_zeros
-        self.count, self.C, self.M, self.x, self.y = 0, zeros(n, n), zeros(n, n), zeros(n), zeros(n)
+        self.count, self.C, self.M = 0, zeros(n, n), zeros(n, n)
 
     def add(self, x: Tensor, y: Tensor) -> None:  # (N, n) of the model, of the twin
         x, y = x.to(self.C.dtype), y.to(self.C.dtype)
         self.C.addmm_(y.T, y)
         self.M.addmm_(x.T, y)
-        self.x += x.sum(0)
-        self.y += y.sum(0)
         self.count += len(x)
 
     def crossed(self) -> Crossed:
         N = max(1, self.count)
-        return Crossed(self.count, self.C / N, self.M / N, self.x / N, self.y / N)
+        return Crossed(self.count, self.C / N, self.M / N)
 
 
 @torch.no_grad()
@@ -61,8 +57,8 @@ def observe_crossed(
     """Observe the inputs of layers in a model and in its changed twin.
 
     Args:
-        model: The model as it was; run in evaluation mode, and only as far as the last of the layers.
-        twin: The changed one, with modules of the same names.
+        model: The model as it was; run in evaluation mode.
+        twin: The changed one, with modules of the same names; run only as far as the last of the layers.
         names: Layers that are called as modules with a tensor (Linear, transformers' Conv1D, and what replaced them).
         runs: For each batch: what runs the model, what runs the twin, and which rows are padding.
 
@@ -84,7 +80,7 @@ def observe_crossed(
     first: dict[str, str] = {}  # layer → the first of those that read the same tensors, as far as is known
     for run, run_twin, padding in runs:
         with evaluating(model), evaluating(twin):
-            read, changed = _inputs(model, names, run), _inputs(twin, names, run_twin)
+            read, changed = _inputs(model, names, run, whole=True), _inputs(twin, names, run_twin)
         heads: dict[tuple[int, int], str] = {}
         for name in (each for each in names if each in read and each in changed):
             x, y = read[name], changed[name]
@@ -100,30 +96,25 @@ def observe_crossed(
     return {name: seen[head] for name, head in first.items()}
 
 
-def _inputs(model: nn.Module, names: Sequence[str], run: Callable[[nn.Module], Any]) -> dict[str, Tensor]:
-    """What each layer is given, in a run that ends at the last of them."""
+def _inputs(
+    model: nn.Module, names: Sequence[str], run: Callable[[nn.Module], Any], *, whole: bool = False
+) -> dict[str, Tensor]:
+    """What each layer is given, in a run that ends at the last of them unless the whole run is wanted."""
     given: dict[str, Tensor] = {}
-    with _watching(model, names, given):
-        try:
-            run(model)
-        except _Enough:
-            pass
-    return given
 
-
-@contextmanager
-def _watching(model: nn.Module, names: Sequence[str], given: dict[str, Tensor]) -> Iterator[None]:
     def watch(name: str) -> Callable:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             given[name] = args[0]
-            if len(given) == len(names):
+            if len(given) == len(names) and not whole:
                 raise _Enough
 
         return hook
 
     hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
     try:
-        yield
+        with suppress(_Enough):
+            run(model)
     finally:
         for hook in hooks:
             hook.remove()
+    return given

@@ -91,20 +91,40 @@ def loss_of(output: Any, batch: Any, loss: Callable[[Any, Any], Tensor] | None) 
         >>> loss_of(torch.ones(2, requires_grad=True), None, lambda output, batch: output.sum()).item()
         2.0
     """
+    value = scalar_loss(output, batch, loss)
+    if not math.isfinite(value.item()):
+        raise ValueError(f"loss is {value.item()} on a batch: nothing can be observed of its gradient")
+    if not value.requires_grad:
+        raise ValueError("loss does not depend on any observed matrix: it was detached, or computed without gradients")
+    return value
+
+
+def scalar_loss(output: Any, batch: Any, loss: Callable[[Any, Any], Tensor] | None) -> Tensor:
+    """The scalar loss of a batch, of which no gradient may be wanted.
+
+    Args:
+        output: what the model gave.
+        batch: what it was given.
+        loss: called with both; None takes the loss that the output carries.
+
+    Raises:
+        ValueError: there is no loss, or it is not a scalar.
+        TypeError: it is not a tensor.
+
+    Example:
+        >>> scalar_loss({"loss": torch.tensor([2.0])}, None, None)
+        tensor(2.)
+    """
     value = loss(output, batch) if loss is not None else _carried(output)
     if value is None:
         raise ValueError(
-            f"gradients need a loss, and the model's {type(output).__name__} carries none: pass a function "
+            f"a loss is needed, and the model's {type(output).__name__} carries none: pass a function "
             "loss(output, batch) -> scalar, or give the batches labels"
         )
     if not isinstance(value, Tensor):
         raise TypeError(f"loss gave {type(value).__name__}, not a tensor")
     if value.numel() != 1:
         raise ValueError(f"loss gave a tensor of shape {tuple(value.shape)}, not a scalar: reduce it (mean or sum)")
-    if not math.isfinite(value.item()):
-        raise ValueError(f"loss is {value.item()} on a batch: nothing can be observed of its gradient")
-    if not value.requires_grad:
-        raise ValueError("loss does not depend on any observed matrix: it was detached, or computed without gradients")
     return value.reshape(())
 
 

@@ -1,0 +1,13 @@
+"""Compress a model through the low rank of its matrices: the whole family from a few axes, `METHODS`."""
+
+from eckart.compression.allocating import ALLOCATIONS
+from eckart.compression.compressed import Compressed
+from eckart.compression.compressing import compress
+from eckart.compression.densifying import densify
+from eckart.compression.files_loading import load
+from eckart.compression.files_saving import save
+from eckart.compression.methods import METHODS, Method
+from eckart.compression.plan import Plan
+from eckart.compression.settings import Settings
+
+__all__ = ["ALLOCATIONS", "METHODS", "Compressed", "Method", "Plan", "Settings", "compress", "densify", "load", "save"]

@@ -1,0 +1,62 @@
+"""Put layers in a model's places for a while, and what the held-out loss is with them there.
+
+Paper: none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eckart.compression.piece import Piece
+from eckart.nn import replace
+from eckart.nn.batches import run_model, to_device
+from eckart.nn.gradients import scalar_loss
+from eckart.nn.modes import evaluating
+
+
+@contextmanager
+def standing(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """The layers stand in their places inside; what was there stands there again after, also after an error."""
+    old: dict[str, nn.Module] = {}
+    try:
+        for name, layer in layers.items():
+            old[name] = replace(model, name, layer)
+        yield
+    finally:
+        for name, layer in old.items():
+            replace(model, name, layer)
+
+
+def layers_of(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> dict[str, nn.Module]:
+    """The layers of all pieces at their sizes, from what they have learned."""
+    made: dict[str, nn.Module] = {}
+    for piece in pieces:
+        made |= piece.build(sizes[piece.label])
+    return made
+
+
+@torch.no_grad()
+def mean_loss(
+    model: nn.Module,
+    batches: Sequence[Any],
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+) -> float:
+    """The mean loss over batches, each of equal weight.
+
+    Args:
+        model: Run in evaluation mode.
+        batches: As `nn.observe` takes them.
+        loss: (output, batch) → scalar; None takes the output's own.
+        forward: (model, batch) → output; None feeds the batch as it is.
+    """
+    device = next(model.parameters()).device
+    total = 0.0
+    with evaluating(model):
+        for batch in batches:
+            batch = to_device(batch, device)
+            total += float(scalar_loss((forward or run_model)(model, batch), batch, loss))
+    return total / len(batches)

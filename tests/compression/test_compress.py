@@ -1,0 +1,187 @@
+"""`compress` against closed forms, with bad input, and after an interruption."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import eckart
+from eckart.compression import Compressed, Plan, compress
+from eckart.linalg import truncated_svd
+from families import families
+
+
+def _layer(m: int = 12, n: int = 10) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(n, m)).double()
+
+
+def _loss(output: torch.Tensor, batch: Any) -> torch.Tensor:
+    return output.square().mean()
+
+
+def planned(model: nn.Module, batches: list[Any], **options: Any) -> Plan:
+    plan = compress(model, batches, dry_run=True, loss=_loss, **options)
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def test_svd_gives_the_truncated_svd() -> None:
+    model = _layer()
+    W = model[0].weight.detach().clone()
+    compress(model, method="svd", ranks={"0": 3})
+    U, S, Vh = truncated_svd(W, 3)
+    torch.testing.assert_close(model[0].weight, U * S @ Vh)
+
+
+@pytest.mark.parametrize("rows", [200, 6], ids=["many tokens", "fewer tokens than inputs"])
+def test_the_error_in_the_inputs_covariance_is_the_closed_form(rows: int) -> None:
+    model, X = _layer(), torch.randn(rows, 10, dtype=torch.float64)
+    W = model[0].weight.detach().clone()
+    plan = planned(model, [X], method="svd-llm", ranks={"0": 4}, shrink=0.0)
+    plan.apply()
+    S = torch.linalg.svdvals(W @ X.T)
+    lost = torch.linalg.norm((W - model[0].weight) @ X.T)
+    torch.testing.assert_close(lost, S[4:].norm(), atol=1e-7 * float(S[0]), rtol=1e-6)
+    assert plan.rows()[0]["predicted_error"] == pytest.approx(float(S[4:].norm() / S.norm()), abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["rank one", "dead channels", "outliers", "all zero"])
+@pytest.mark.parametrize("method", ["svd-llm", "two-sided", "asvd", "auto"])
+def test_odd_covariances_give_finite_layers(kind: str, method: str) -> None:
+    model, X = _layer().float(), torch.randn(64, 10)
+    if kind == "rank one":
+        X = torch.outer(torch.randn(64), torch.randn(10))
+    elif kind == "dead channels":
+        X[:, :4] = 0
+    elif kind == "outliers":
+        X[:, 2] *= 100
+    else:
+        X = torch.zeros(64, 10)
+    compress(model, [X], method=method, keep=0.6, loss=_loss, held_out=[X])
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_predicted_and_measured_errors_agree_on_the_calibration_itself() -> None:
+    model, X = _layer(), torch.randn(300, 10, dtype=torch.float64)
+    done = compress(model, [X], method="svd-llm", keep=0.5, shrink=0.0, held_out=[X])
+    assert isinstance(done, Compressed)
+    (row,) = done.rows()
+    assert row["measured_error"] == pytest.approx(row["predicted_error"], rel=1e-5)
+
+
+def test_anchored_layers_make_up_for_what_the_prefix_lost() -> None:
+    torch.manual_seed(0)
+    body = [nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)) for _ in range(4)]
+    model = nn.Sequential(*body).double()
+    X = torch.randn(400, 16, dtype=torch.float64) @ torch.randn(16, 16, dtype=torch.float64)
+    expected = model(X).detach()
+    lost = {}
+    for method in ("auto", "svd-llm"):
+        plan = planned(model, [X], method=method, held_out=[X], ranks={f"{i}.{j}": 8 for i in range(4) for j in (0, 1)})
+        from eckart.compression.trying import standing
+
+        with standing(model, plan.layers()), torch.no_grad():
+            lost[method] = float((model(X) - expected).norm() / expected.norm())
+    assert lost["auto"] < lost["svd-llm"]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = families()["llama"]()
+    expected = compress(model, batches, keep=0.7, held_out=batches[:1], dry_run=True)
+    assert isinstance(expected, Plan)
+    calls = []
+
+    def stop(done: int, total: int, label: str) -> None:
+        calls.append(label)
+        if label == "calibrating":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(model, batches, keep=0.7, held_out=batches[:1], work=tmp_path / "work", progress=stop)
+    kept = len(list((tmp_path / "work").glob("*.safetensors")))
+    assert kept > 0
+    resumed = compress(model, batches, keep=0.7, held_out=batches[:1], work=tmp_path / "work", dry_run=True)
+    assert isinstance(resumed, Plan)
+    assert resumed.sizes == expected.sizes
+    for name, layer in expected.layers().items():
+        state = resumed.layers()[name].state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
+
+
+def test_a_work_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    model = _layer()
+    compress(model, method="svd", keep=0.5, work=tmp_path, dry_run=True)
+    with pytest.raises(ValueError, match=r"work: .* is of another run"):
+        compress(_layer(14), method="svd", keep=0.5, work=tmp_path, dry_run=True)
+
+
+def test_an_error_in_mid_course_leaves_the_model_as_it_was() -> None:
+    model, batches = families()["llama"]()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def stop(done: int, total: int, label: str) -> None:
+        if label.startswith("fitting") and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(model, batches, keep=0.7, held_out=batches[:1], progress=stop)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"keep": 0.0}, "keep: 0.0"),
+        ({"keep": 1.5}, "keep: 1.5"),
+        ({"keep": float("nan")}, "keep: nan"),
+        ({"keep": 0.5, "ranks": {"0": 2}}, "keep, ranks"),
+        ({"method": "svd", "ranks": {"1": 2}}, "ranks: '1' is not among"),
+        ({"method": "svd", "ranks": {"0": 99}}, "ranks: 99 for 0"),
+        ({"method": "svdd"}, "method: 'svdd'"),
+        ({"allocation": "fair"}, "allocation: 'fair'"),
+        ({"method": "svd", "exponent": 2}, "options: exponent unknown"),
+        ({"method": "svd-llm"}, "batches: none"),
+        ({"method": "svd", "shrink": 2.0}, "shrink: 2.0"),
+        ({"method": "svd", "multiple": 0}, "multiple: 0"),
+        ({"method": "svd", "targets": "q_proj"}, "q_proj"),
+    ],
+)
+def test_bad_input_is_named_and_changes_nothing(options: dict[str, Any], said: str) -> None:
+    model = _layer()
+    weight = model[0].weight
+    with pytest.raises(ValueError, match=said):
+        compress(model, **options)
+    assert model[0].weight is weight
+
+
+def test_a_compressed_model_is_refused_unless_asked_for() -> None:
+    model = _layer()
+    compress(model, method="svd", keep=0.9)
+    with pytest.raises(ValueError, match="compressed already"):
+        compress(model, method="svd", keep=0.5)
+    before = model[0].rank
+    compress(model, method="svd", keep=0.5, again=True)
+    assert model[0].rank < before
+
+
+def test_a_plan_of_a_model_that_has_changed_is_refused() -> None:
+    model = _layer()
+    plan = planned(model, [], method="svd", keep=0.5)
+    plan.apply()
+    with pytest.raises(RuntimeError, match="has been replaced"):
+        plan.apply()
+
+
+def test_too_few_tokens_are_told() -> None:
+    plan = planned(_layer(), [torch.randn(4, 10, dtype=torch.float64)], method="svd-llm", keep=0.5)
+    assert "fewer tokens than they have inputs" in plan.notes[0]
+    assert plan.notes[0] in plan.report()
+
+
+def test_the_verb_is_at_the_top() -> None:
+    assert eckart.compress is compress
