@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from eckart.compression.files_guard import guard
 from eckart.compression.learning import Text, observed
 from eckart.compression.piece import Piece
 from eckart.compression.rows import Row, table
@@ -80,9 +81,12 @@ def measured_errors(
 
 
 def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """The layers stand in their places, for good."""
+    """The layers stand in their places, for good; a smaller nn.Linear remembers the shape of the dense one."""
     for name, layer in layers.items():
-        replace(model, name, layer)
+        old = replace(model, name, layer)
+        if type(layer) is nn.Linear:
+            layer.dense_shape = (old.out_features, old.in_features)  # type: ignore[assignment]
+    guard(model)
 
 
 def _weight(layer: nn.Module, W: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from eckart.compression.allocating import ALLOCATIONS
+from eckart.compression.allocating import ALLOCATIONS, OPTIONS
 from eckart.compression.choosing import check_keep
 from eckart.compression.compressed import Compressed
 from eckart.compression.learning import Loss, Text, learn
@@ -95,19 +95,21 @@ def compress(
         'FactoredLinear'
     """
     row = _row(method)
-    unknown = sorted(set(options) - set(row.options))
-    if unknown:
-        known = ", ".join(row.options) or "none"
-        raise ValueError(f"options: {', '.join(unknown)} unknown to method {method!r}, which knows {known}")
-    allocated = row.allocation if allocation is None else ALLOCATIONS.get(allocation)
-    if allocated is None:
+    allocation = row.allocation if allocation is None else allocation
+    if allocation not in ALLOCATIONS:
         raise ValueError(f"allocation: {allocation!r}; give one of {', '.join(ALLOCATIONS)}")
+    known = {**OPTIONS[allocation], **row.options}
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(
+            f"options: {', '.join(unknown)} unknown to method {method!r} with allocation {allocation!r}, which know "
+            f"{', '.join(known) or 'none'}"
+        )
     if keep is not None and ranks is not None:
         raise ValueError("keep, ranks: give one of the two")
     keep = 0.8 if keep is None and ranks is None else keep
     if keep is not None:
         check_keep(keep)
-    given = {**row.options, **options, "roles": roles(model, role)}
+    given = {**known, **options, "roles": roles(model, role), "progress": progress}
     settings = Settings(shrink, shrink_outputs, floor, multiple, given)
     found, others = selected(model, targets, exclude, again=again)
     text = Text(list(batches), loss, gradient_loss, forward, gradient_batches, progress)
@@ -118,7 +120,7 @@ def compress(
     tokens = learn(model, pieces, row.metric.wanted, text, store)
     notes = _notes(pieces, tokens) if row.metric.wanted else ()
     held = tuple(held_out)
-    plan = Plan(model, method, None, {}, tuple(pieces), settings, allocated, text, store, held, tokens, others, notes)
+    plan = Plan(model, method, None, {}, tuple(pieces), settings, allocation, text, store, held, tokens, others, notes)
     plan = plan.at(keep=keep, ranks=ranks)
     return plan if dry_run else plan.apply()
 
@@ -148,7 +150,7 @@ def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:
 
 def _job(method: str, pieces: list[Piece], settings: Settings, text: Text) -> dict[str, Any]:
     """What learned tensors depend on, as JSON."""
-    options = {name: value for name, value in settings.options.items() if name != "roles"}
+    options = {name: value for name, value in settings.options.items() if name not in ("roles", "progress")}
     return {
         "method": method,
         "matrices": {piece.label: list(piece.shape) for piece in pieces},

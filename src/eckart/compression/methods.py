@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from eckart.compression import metrics
-from eckart.compression.allocations import Allocation, hulls, uniform
 from eckart.compression.matrix_piece import MatrixPiece
 from eckart.compression.metrics import Metric
 from eckart.compression.piece import Piece
@@ -29,7 +28,7 @@ class Method:
         source: arXiv id.
         says: What sets it apart, in a few words.
         metric: In which error a decomposition is best.
-        allocation: Which size for which piece.
+        allocation: Which size for which piece: a name of `ALLOCATIONS`.
         unit: What is decomposed together, how it is stored, and with what remainder.
         inputs: "dense", or "anchored": each block is fitted on what the compressed blocks before it give.
         options: What the method alone knows, name → default; `compress` takes them as keywords.
@@ -38,7 +37,7 @@ class Method:
     source: str
     says: str
     metric: Metric
-    allocation: Allocation
+    allocation: str
     unit: Unit
     inputs: str = "dense"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -54,22 +53,22 @@ def each_matrix(
 factors, pivoted = partial(each_matrix, storage="factors"), partial(each_matrix, storage="pivoted")
 
 METHODS: dict[str, Method] = {
-    "svd": Method("Eckart and Young 1936", "truncated SVD of the weights alone", metrics.plain, uniform, factors),
+    "svd": Method("Eckart and Young 1936", "truncated SVD of the weights alone", metrics.plain, "uniform", factors),
     "fwsvd": Method(
-        "2207.00112", "rows weighted by the loss's gradients", metrics.fisher_rows, uniform, factors
+        "2207.00112", "rows weighted by the loss's gradients", metrics.fisher_rows, "uniform", factors
     ),
     "asvd": Method(
-        "2312.05821", "columns scaled by the size of what they read", metrics.activation_scale, uniform, factors,
+        "2312.05821", "columns scaled by the size of what they read", metrics.activation_scale, "uniform", factors,
         options={"exponent": 0.5},
     ),
     "svd-llm": Method(
-        "2403.07378", "best in the covariance of the inputs", metrics.input_covariance, uniform, factors
+        "2403.07378", "best in the covariance of the inputs", metrics.input_covariance, "uniform", factors
     ),
     "two-sided": Method(
-        "1503.05671", "best in the covariances of inputs and output gradients", metrics.two_sided, hulls, factors
+        "1503.05671", "best in the covariances of inputs and output gradients", metrics.two_sided, "hulls", factors
     ),
     "auto": Method(
-        "none", "two-sided, pivoted, anchored, with the best of several allocations", metrics.two_sided, hulls,
+        "none", "two-sided, pivoted, anchored, with the best of several allocations", metrics.two_sided, "candidates",
         pivoted, inputs="anchored",
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ there at once: what it takes, what it loses, and the layers that would stand in 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ class Piece(ABC):
         """What it is called in choices and reports: the name of its only matrix, or of all of them."""
         return " + ".join(self.members)
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes of one number."""
         return next(iter(self.members.values())).weight().element_size()

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from eckart.compression.allocations import Allocation, Sizes, total_bytes
+from eckart.compression.allocating import ALLOCATIONS
+from eckart.compression.allocations import Sizes, total_bytes
 from eckart.compression.anchoring import anchored
 from eckart.compression.choosing import chosen_sizes, given_sizes
 from eckart.compression.compressed import Compressed, measured_errors, put
@@ -30,7 +31,7 @@ class Plan:
         sizes: Label of a piece → its size; the rank, where it is one matrix.
         pieces: What is decomposed together.
         settings: The numbers that the method's parts share.
-        allocation: Gives the sizes of another budget.
+        allocation: A row of `ALLOCATIONS`: which size for which piece.
         store: Keeps what was learned.
         text: What the model is run on.
         held_out: Batches on which allocations are compared and errors measured.
@@ -45,7 +46,7 @@ class Plan:
     sizes: Sizes = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
     settings: Settings = field(repr=False)
-    allocation: Allocation = field(repr=False)
+    allocation: str
     text: Text = field(repr=False)
     store: Store = field(repr=False)
     held_out: tuple[Any, ...] = field(repr=False)
@@ -68,7 +69,7 @@ class Plan:
         self._check_dense()
         if keep is not None:
             sizes = chosen_sizes(
-                self.model, self.pieces, keep, self.allocation, self.settings, self.text, self.held_out
+                self.model, self.pieces, keep, ALLOCATIONS[self.allocation], self.settings, self.text, self.held_out
             )
         else:
             sizes = given_sizes(self.pieces, ranks or {})

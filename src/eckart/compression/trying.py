@@ -26,8 +26,8 @@ def standing(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None
             old[name] = replace(model, name, layer)
         yield
     finally:
-        for name, layer in old.items():
-            replace(model, name, layer)
+        for name, layer in reversed(old.items()):
+            replace(model, name, layer, untie=True)  # layers of one basis leave one after another
 
 
 def layers_of(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> dict[str, nn.Module]:

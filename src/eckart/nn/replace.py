@@ -6,20 +6,22 @@ from eckart.nn.patterns import closest
 from eckart.nn.weights import seen_as
 
 
-def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+def replace(model: nn.Module, name: str, module: nn.Module, *, untie: bool = False) -> nn.Module:
     """Put `module` where the model has `name`, in the same training mode.
 
     Args:
         model: the model to change.
         name: the dotted path of the module to replace, as `matrices` gives it.
         module: the new one.
+        untie: whether a parameter that another place shares may stay there alone.
 
     Returns:
         The old module, untouched.
 
     Raises:
         ValueError: the model has no module of that name (the message gives the closest), or the module shares a
-            parameter with another place (a tied weight) and the new one does not hold it: that would end the sharing.
+            parameter with another place (a tied weight) and the new one does not hold it: that would end the sharing,
+            and `untie` is false.
             A basis that compressed layers share does not tie their weights.
 
     Example:
@@ -35,7 +37,7 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
         what = "a parameter, not a module," if name in dict(model.named_parameters()) else "not a module"
         close = closest(name, filter(None, modules), whole=True)
         raise ValueError(f"{name!r} is {what} of this {type(model).__name__}; closest: {close}")
-    if others := _untied(model, name, old, module):
+    if not untie and (others := _untied(model, name, old, module)):
         raise ValueError(
             f"{name} shares a parameter or is itself shared with {', '.join(others)}; replacing it alone would untie "
             f"them: exclude it, or first give it a weight of its own (module.weight = nn.Parameter(weight.clone()))"
