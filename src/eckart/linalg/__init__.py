@@ -20,6 +20,7 @@ from eckart.linalg.menus import choose_points
 from eckart.linalg.minifloat import from_minifloat, to_minifloat
 from eckart.linalg.noise import count_outliers, marchenko_pastur_edge, marchenko_pastur_median, outlier_threshold
 from eckart.linalg.norms import k_support_norm, nuclear_norm, schatten_norm, vector_k_support_norm
+from eckart.linalg.nystrom import nystrom, nystrom_weight
 from eckart.linalg.orthonormal import orthonormalize
 from eckart.linalg.parallel import map_side_by_side
 from eckart.linalg.pivoting import pivot_factors, pivot_rows
@@ -78,6 +79,8 @@ __all__ = [
     "nuclear_ratio",
     "nuclear_ratio_bounds",
     "numerical_rank",
+    "nystrom",
+    "nystrom_weight",
     "orthonormalize",
     "outlier_threshold",
     "overlap",
