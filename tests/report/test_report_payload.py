@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eckart.report.columns import COLUMNS
 from eckart.report.payload import embedded, glossary, layout, plain, sections, spectrum, thinned
 from eckart.spectra import Entry, Profile
 
@@ -62,7 +63,7 @@ def test_what_is_not_finite_becomes_null() -> None:
 
 def test_a_column_without_words_is_an_error() -> None:
     with pytest.raises(KeyError, match=r"no words for the columns \['mystery'\]"):
-        glossary([{"columns": ["name", "mystery"]}])
+        glossary(["name", "mystery"], COLUMNS)
 
 
 @given(st.text())

@@ -1,25 +1,31 @@
 """Tables, plots and one self-contained HTML page of a profile.
 
 `render(profile)` prints a table, `frame(profile)` is a pandas table, `plot(profile)` a matplotlib figure, and
-`html(profile, path)` a page that opens from disk; `trajectory(recorder.rows())` draws a training run. Each is loaded on
-first use, so that `import eckart.report` needs none of their libraries; all but the first are in the extra `report`
-(`pip install "eckart[report]"`). The words for each column are in `columns.COLUMNS`.
+`html(profile, path)` a page that opens from disk; `trajectory(recorder.rows())` draws a training run;
+`render_compression(rows)` and `compression(rows, path)` are the table and the page of a compressed model, or of a plan.
+Each is loaded on first use, so that `import eckart.report` needs none of their libraries; all but the tables are in the
+extra `report` (`pip install "eckart[report]"`). The words for each column are in `columns.COLUMNS`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compression_page import compression
+    from .compression_table import render_compression
     from .dataframe import frame
     from .figures import plot
     from .page import html
     from .table import render
     from .trajectories import trajectory
 
-__all__ = ["frame", "html", "plot", "render", "trajectory"]
+__all__ = ["compression", "frame", "html", "plot", "render", "render_compression", "trajectory"]
 
 # Where each name lives. No file bears the name of its function: an imported submodule would hide the function.
-_HOME = {"frame": "dataframe", "html": "page", "plot": "figures", "render": "table", "trajectory": "trajectories"}
+_HOME = {
+    "compression": "compression_page", "frame": "dataframe", "html": "page", "plot": "figures", "render": "table",
+    "render_compression": "compression_table", "trajectory": "trajectories",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -5,10 +5,10 @@ Numbers are rounded to 5 significant digits; spectra of more than 512 values are
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .column import Column
-from .columns import COLUMNS
 from .values import is_interval
 
 if TYPE_CHECKING:
@@ -44,20 +44,18 @@ def sections(profile: "Profile") -> list[dict[str, Any]]:
         rows = [row for row in profile.rows() if row["of"] == of]
         if not rows:
             continue
-        keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "of"]
         title, words = TITLES[of]
         found.append(
-            {
-                "of": of,
-                "title": title,
-                "words": words,
-                "columns": keys,
-                "rows": [[plain(row.get(key)) for key in keys] for row in rows],
-                "map": layout(rows),
-                "spectra": [spectrum(entries[of, row["name"]]) for row in rows],
-            }
+            {"of": of, "title": title, "words": words}
+            | tabular(rows, [key for key in dict.fromkeys(key for row in rows for key in row) if key != "of"])
+            | {"map": layout(rows), "spectra": [spectrum(entries[of, row["name"]]) for row in rows]}
         )
     return found
+
+
+def tabular(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, Any]:
+    """Rows as the page's table takes them: `columns`, and `rows` of values in their order."""
+    return {"columns": keys, "rows": [[plain(row.get(key)) for key in keys] for row in rows]}
 
 
 def layout(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -145,12 +143,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def glossary(found: list[dict[str, Any]]) -> dict[str, Column]:
-    """The words for the columns that the sections show, in their order; KeyError for a column that has none."""
-    keys = dict.fromkeys([key for section in found for key in section["columns"]] + ["suggested_rank"])
-    if missing := [key for key in keys if key not in COLUMNS]:
-        raise KeyError(f"no words for the columns {missing}; add a Column for each to eckart.report.columns.COLUMNS")
-    return {key: COLUMNS[key] for key in keys}
+def glossary(keys: Iterable[str], known: Mapping[str, Column]) -> dict[str, Column]:
+    """The words for the columns that a page shows, in their order; KeyError for a column that has none."""
+    shown = dict.fromkeys(keys)
+    if missing := [key for key in shown if key not in known]:
+        raise KeyError(f"no words for the columns {missing}; add a Column for each to the columns of eckart.report")
+    return {key: known[key] for key in shown}
 
 
 def embedded(value: Any) -> str:

@@ -84,30 +84,36 @@ def reading(profile: Profile) -> list[str]:
 
 def _lines(rows: list[dict[str, Any]], columns: tuple[str, ...], every: bool) -> list[list[str]]:
     if every:
-        return [[r["name"], f"{r['m']} × {r['n']}", *(_cell([r.get(c)]) for c in columns)] for r in rows]
+        return [[r["name"], f"{r['m']} × {r['n']}", *(cell([r.get(c)]) for c in columns)] for r in rows]
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for r in rows:
         groups.setdefault((r["kind"], r["m"], r["n"]), []).append(r)
     lines = []
     for (kind, m, n), group in groups.items():
         label = kind if len(group) == 1 else f"{kind}  × {len(group)}"
-        lines.append([label, f"{m} × {n}", *(_cell([r.get(c) for r in group], c == "effective_rank") for c in columns)])
+        lines.append([label, f"{m} × {n}", *(cell([r.get(c) for r in group], c == "effective_rank") for c in columns)])
     return lines
 
 
-def _cell(values: list[Any], spread: bool = False) -> str:
-    """The median of the known values; an interval where they are intervals; a dash where nothing is known."""
+def cell(values: list[Any], spread: bool = False, digits: int = 2) -> str:
+    """The median of the known values; an interval where they are intervals; a dash where nothing is known.
+
+    Args:
+        values: Numbers, intervals and None.
+        spread: Show the lowest and the highest too.
+        digits: After the point, of what is below 10 and not whole.
+    """
     known = [v for v in values if v is not None]
     if not known:
         return "–"
     lows, highs = zip(*map(ends, known), strict=True)
-    low, high = _short(median(lows)), _short(median(highs))
+    low, high = _short(median(lows), digits), _short(median(highs), digits)
     if low != high:
         return f"{low} – {high}"
     if spread and len(known) > 1:
-        return f"{low}  [{_short(min(lows))} – {_short(max(highs))}]"
+        return f"{low}  [{_short(min(lows), digits)} – {_short(max(highs), digits)}]"
     return low
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 10 and value != int(value) else f"{value:.0f}"
+def _short(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if abs(value) < 10 and value != int(value) else f"{value:.0f}"

@@ -16,7 +16,7 @@ function make(tag, attributes, ...children) {
 }
 
 function draw(tag, attributes, ...children) {
-  const node = document.createElementNS($("spectrum").namespaceURI, tag);
+  const node = document.createElementNS(document.querySelector("svg").namespaceURI, tag);
   for (const [key, value] of Object.entries(attributes || {})) node.setAttribute(key, value);
   node.append(...children);
   return node;

@@ -148,3 +148,20 @@ function mapKey(event) {
   event.preventDefault();
   moves[event.key]();
 }
+
+function statisticsOf(section) {
+  const keys = section.columns.filter((key) => !PLACE.includes(key) && section.rows.some((_, row) => isNumber(field(section, row, key))));
+  return [usual(section), ...keys.filter((key) => key !== usual(section))];
+}
+
+function offerStatistics(section) {
+  const statistics = statisticsOf(section);
+  if (!statistics.includes(state.statistic)) state.statistic = usual(section);
+  $("statistic").replaceChildren(...statistics.map((key) => make("option", { value: key, selected: key === state.statistic ? "" : null }, label(key))));
+}
+
+function listenToMap() {
+  $("map").addEventListener("click", (e) => { const cell = e.target.closest("[data-row]"); if (cell) choose(Number(cell.dataset.row), true); });
+  $("map").addEventListener("keydown", mapKey);
+  $("statistic").addEventListener("change", (e) => { state.statistic = e.target.value; drawMap(); remember(); });
+}

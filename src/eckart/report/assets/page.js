@@ -26,9 +26,7 @@ function openSection(section, row) {
   const same = section.rows.findIndex((_, i) => field(section, i, "name") === name);
   state.section = section;
   state.row = row ?? (same >= 0 ? same : lowest(section));
-  const statistics = statisticsOf(section);
-  if (!statistics.includes(state.statistic)) state.statistic = usual(section);
-  $("statistic").replaceChildren(...statistics.map((key) => make("option", { value: key, selected: key === state.statistic ? "" : null }, label(key))));
+  offerStatistics(section);
   $("intro").textContent = section.words;
   $("budget").disabled = section.of !== data.ranked || data.budgets.length === 0;
   for (const tab of $("tabs").children) {
@@ -39,11 +37,6 @@ function openSection(section, row) {
   drawMap();
   drawTable();
   drawDetail();
-}
-
-function statisticsOf(section) {
-  const keys = section.columns.filter((key) => !PLACE.includes(key) && section.rows.some((_, row) => isNumber(field(section, row, key))));
-  return [usual(section), ...keys.filter((key) => key !== usual(section))];
 }
 
 function setBudget(budget) {
@@ -96,11 +89,9 @@ function listen() {
     if (section) { openSection(section); remember(); }
   });
   $("tabs").addEventListener("keydown", tabKey);
-  $("map").addEventListener("click", (e) => { const cell = e.target.closest("[data-row]"); if (cell) choose(Number(cell.dataset.row), true); });
-  $("map").addEventListener("keydown", mapKey);
-  $("statistic").addEventListener("change", (e) => { state.statistic = e.target.value; drawMap(); remember(); });
+  listenToMap();
+  listenToTable();
   $("budget").addEventListener("change", (e) => setBudget(e.target.value));
-  $("filter").addEventListener("input", drawTable);
   $("log-index").addEventListener("change", drawSpectrum);
   $("siblings").addEventListener("change", drawSpectrum);
   $("spectrum").addEventListener("pointermove", readOut);
@@ -109,18 +100,11 @@ function listen() {
   document.addEventListener("click", (e) => {
     const button = e.target.closest("button");
     if (!button) return;
-    if (button.dataset.choose) choose(Number(button.dataset.choose), true);
     if (button.dataset.save) saveRanks(button.dataset.save);
     if (button.dataset.show) {
       openSection(data.sections.find((s) => s.of === data.ranked));
       setBudget(button.dataset.show);
       $("map-title").scrollIntoView();
-    }
-    if (button.dataset.sort) {
-      state.down = state.sort === button.dataset.sort ? !state.down : button.dataset.sort !== "name";
-      state.sort = button.dataset.sort;
-      drawTable();
-      $("rows").querySelector(`[data-sort="${state.sort}"]`).focus();
     }
   });
   addEventListener("hashchange", () => { if (location.hash.includes("select=")) recall(); });

@@ -47,3 +47,16 @@ function markRow() {
     else tr.removeAttribute("aria-current");
   }
 }
+
+function listenToTable() {
+  $("filter").addEventListener("input", drawTable);
+  document.addEventListener("click", (e) => {
+    const button = e.target.closest("button");
+    if (button && button.dataset.choose) choose(Number(button.dataset.choose), true);
+    if (!button || !button.dataset.sort) return;
+    state.down = state.sort === button.dataset.sort ? !state.down : button.dataset.sort !== "name";
+    state.sort = button.dataset.sort;
+    drawTable();
+    $("rows").querySelector(`[data-sort="${state.sort}"]`).focus();
+  });
+}
