@@ -83,7 +83,7 @@ def atomic_directory(path: str | os.PathLike[str], *, force: bool = False, mark:
         FileExistsError: path: ...profile already exists and is not empty; choose another ...
     """
     target = Path(path).resolve()
-    _check_directory(target, path, force, mark)
+    require_directory(path, force=force, mark=mark)
     with _parents(target):
         beside = _beside(target)
         beside.mkdir()
@@ -192,7 +192,27 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _check_directory(target: Path, path: str | os.PathLike[str], force: bool, mark: str | None) -> None:
+def require_directory(path: str | os.PathLike[str], *, force: bool = False, mark: str | None = None) -> None:
+    """Fail before long work where `atomic_directory` could not make its folder afterwards.
+
+    Args:
+        path: The folder to make.
+        force: Replace a folder that is already there.
+        mark: See `atomic_directory`.
+
+    Raises:
+        FileExistsError: `path` is a file, or a folder that is not empty and `force` is false or that lacks the mark.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp())
+        >>> require_directory(place / "model", mark="config.json")
+        >>> _ = (place / "notes.txt").write_text("mine")
+        >>> require_directory(place, force=True, mark="config.json")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileExistsError: path: ... holds other files and no config.json, so force does not replace it; choose ...
+    """
+    target = Path(path).resolve()
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"path: {path} is a file, and a folder is to be made there; choose another path")
     if not target.is_dir() or not any(target.iterdir()):
