@@ -1,0 +1,89 @@
+"""The best latents of keys and of values: rank r, in the metric of what attention does with them.
+
+With states x (m,) of mean μ and covariance C, the code x' = μ + B A (x − μ) that minimises E‖G^{1/2}(x' − x)‖² is the
+weighted approximation of the identity in C and G (`linalg.weighted_approximation`); the least error² is the tail
+Σ_{i>r} σ_i²(G^{1/2} C^{1/2}). μ costs nothing: weights of attention sum to one, so values may be coded about it, and
+keys that all shift by one vector change no weight.
+
+    values   G = blockdiag over kv heads of Σ_h W_hᵀ W_h, W_h (width, d) the columns of the output projection of the
+             query heads h that share the kv head: the error at the layer's output if errors of heads are unrelated
+    keys     G = blockdiag over kv heads of Σ_h E[q_h q_hᵀ]: the error of the scores
+
+For values v = W x of a projection W this is its low-rank approximation in its input covariance (C = W C_x Wᵀ), as in
+SVD-LLM (arXiv 2403.07378). Cost: three `eigh` of m × m for each layer, in float64.
+
+Paper: Palu (arXiv 2407.21118) whitens by the input covariance; the metrics G and the mean are ours.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eckart.linalg import weighted_approximation, weighted_singular_values
+from eckart.lm.kv_cache_attention import Latent
+from eckart.lm.kv_cache_moments import Moments, Seen
+from eckart.nn import matrices, roles
+
+
+@dataclass
+class Part:
+    """The keys, or the values, of one layer: what may be cached as latents."""
+
+    name: str  # the attention module's path, then ".keys" or ".values"
+    moments: Moments
+    metric: Tensor | None  # (m, m) G; None: the identity
+
+    @property
+    def full(self) -> int:
+        """m: how many numbers a token takes as it is."""
+        return len(self.moments.shift)
+
+    def errors(self) -> list[float]:
+        """The predicted relative error √(tail ÷ whole) at the ranks 0, 1, … m."""
+        energy = weighted_singular_values(
+            torch.eye(self.full, dtype=torch.float64, device=self.moments.sum.device),
+            input_covariance=self.moments.covariance,
+            output_covariance=self.metric,
+        ).square()
+        tail = torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])
+        return (tail / tail[0].clamp_min(torch.finfo(tail.dtype).tiny)).sqrt().tolist()
+
+    def fit(self, rank: int) -> Latent:
+        """The best code of this rank, below m."""
+        identity = torch.eye(self.full, dtype=torch.float64, device=self.moments.sum.device)
+        C = self.moments.covariance
+        B, A = weighted_approximation(identity, rank, input_covariance=C, output_covariance=self.metric)
+        return Latent(A, B, self.moments.mean)
+
+
+def parts(model: nn.Module, found: dict[str, Seen], keys: bool | None) -> dict[str, Part]:
+    """All that may be cached as latents, by name, each layer's keys before its values."""
+    outputs = {name: role for name, role in roles(model).items() if role.kind == "o"}
+    every = {}
+    for path, seen in found.items():
+        if seen.keys is not None and keys is not False:
+            name = f"{path}.keys"
+            every[name] = Part(name, seen.keys, torch.block_diag(*seen.queries / seen.keys.count))
+        name, count = f"{path}.values", seen.values.count
+        every[name] = Part(name, seen.values, _output_metric(model, path, seen, outputs))
+        if count <= every[name].full:
+            warnings.warn(
+                f"batches: {count} tokens for {every[name].full} numbers of {name}; the latents fit these tokens and "
+                f"no others: give ten times as many",
+                stacklevel=4,
+            )
+    return every
+
+
+def _output_metric(model: nn.Module, path: str, seen: Seen, outputs: dict) -> Tensor | None:  # (m, m)
+    """Σ_h W_hᵀ W_h of each kv head, from the output projection of this attention; None where that is unknown."""
+    name = next((name for name in outputs if name.startswith(f"{path}.")), None)
+    if name is None:
+        warnings.warn(f"model: no output projection is known in {path}; its values are weighed alike", stacklevel=5)
+        return None
+    (matrix,) = matrices(model, name)
+    W = matrix.weight().detach().double()  # (width, heads · d)
+    W = W.unflatten(1, (len(seen.values.shift) // seen.head_dim, -1, seen.head_dim))
+    return torch.block_diag(*torch.einsum("nghd,nghe->gde", W, W))
