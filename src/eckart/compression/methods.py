@@ -14,7 +14,9 @@ from eckart.compression import metrics
 from eckart.compression.matrix_piece import MatrixPiece
 from eckart.compression.metrics import Metric
 from eckart.compression.piece import Piece
+from eckart.compression.quantized_piece import with_codes
 from eckart.compression.settings import Settings
+from eckart.compression.sparse_piece import with_entries
 from eckart.nn import Matrix
 
 Unit = Callable[[nn.Module, Sequence[Matrix], Settings, Metric], list[Piece]]
@@ -66,6 +68,18 @@ METHODS: dict[str, Method] = {
     ),
     "two-sided": Method(
         "1503.05671", "best in the covariances of inputs and output gradients", metrics.two_sided, "hulls", factors
+    ),
+    "low-rank+sparse": Method(
+        "2409.13652", "a product and the largest entries of what it leaves", metrics.activation_scale, "uniform",
+        with_entries, options={"exponent": 1.0, "low_rank_share": 0.25},
+    ),
+    "low-rank+int8": Method(
+        "2410.06040", "8 bits for each entry, and the best product for what they lose", metrics.input_covariance,
+        "uniform", partial(with_codes, bits=8), options={"block": 64},
+    ),
+    "low-rank+int4": Method(
+        "2410.06040", "4 bits for each entry, and the best product for what they lose", metrics.input_covariance,
+        "uniform", partial(with_codes, bits=4), options={"block": 64},
     ),
     "auto": Method(
         "none", "two-sided, pivoted, anchored, with the best of several allocations", metrics.two_sided, "candidates",
