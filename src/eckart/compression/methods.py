@@ -17,6 +17,7 @@ from eckart.compression.piece import Piece
 from eckart.compression.quantized_piece import with_codes
 from eckart.compression.settings import Settings
 from eckart.compression.sparse_piece import with_entries
+from eckart.compression.units import basis_sharing, modegpt
 from eckart.nn import Matrix
 
 Unit = Callable[[nn.Module, Sequence[Matrix], Settings, Metric], list[Piece]]
@@ -80,6 +81,14 @@ METHODS: dict[str, Method] = {
     "low-rank+int4": Method(
         "2410.06040", "4 bits for each entry, and the best product for what they lose", metrics.input_covariance,
         "uniform", partial(with_codes, bits=4), options={"block": 64},
+    ),
+    "basis-sharing": Method(
+        "2410.03765", "one basis for the same kind of matrix in neighbouring layers", metrics.input_covariance,
+        "uniform", basis_sharing, options={"neighbours": 2, "siblings": False},
+    ),
+    "modegpt": Method(
+        "2408.09632", "fewer neurons and dimensions of heads: smaller dense layers", metrics.input_covariance,
+        "uniform", modegpt,
     ),
     "auto": Method(
         "none", "two-sided, pivoted, anchored, with the best of several allocations", metrics.two_sided, "candidates",

@@ -1,0 +1,117 @@
+"""An MLP with fewer neurons, which still gives its outputs best: plain, smaller layers.
+
+    y = W_down h,  h = act(W_gate x) ∘ W_up x  or  act(W_up x),      h (f,) the neurons
+    y ≈ V h_J,     V = W_down C_{:J} C_JJ⁻¹,                         C (f, f) the covariance of the neurons
+
+The s neurons J are chosen one after another, each to remove most of the error (`linalg.nystrom`): V makes up for the
+others, so the error of every size is known and least for its J. The rows J of up and gate stay as they are. If down has
+a bias, C is taken around the mean μ of h, and (W_down − V S_J) μ goes into that bias.
+
+An MLP takes s·(inputs of up and gate + outputs of down) numbers. Cost: f³ flops, and s³ for a size.
+Paper: MoDeGPT (arXiv 2408.09632) takes the neurons of the largest ridge leverage; on SmolLM2-135M our order leaves 0 to
+9 per cent less error² at half of them. The bias is ours.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from eckart.compression.metrics import Metric
+from eckart.compression.piece import Piece
+from eckart.compression.settings import Settings
+from eckart.linalg import nystrom, nystrom_weight, working_dtype
+from eckart.nn import Matrix, Observation
+from eckart.nn.factored import to_linear
+
+
+class MlpPiece(Piece):
+    """The matrices of one MLP; its size is the number of neurons.
+
+    Args:
+        inner: Those whose outputs are the neurons: up, or gate and up; (f, n) each.
+        down: The one that reads them, (m, f).
+        settings: See `Settings`.
+        metric: In which error the neurons are best.
+
+    Raises:
+        ValueError: They do not fit together.
+    """
+
+    form = "neurons"
+
+    def __init__(self, inner: Sequence[Matrix], down: Matrix, settings: Settings, metric: Metric) -> None:
+        super().__init__([*inner, down], settings)
+        self.inner, self.down, self.metric = tuple(inner), down, metric
+        if any(matrix.shape[0] != down.shape[1] for matrix in inner):
+            shapes = {name: matrix.shape for name, matrix in self.members.items()}
+            raise ValueError(f"inner: {shapes} are no MLP: what the last reads is what the others write")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers that one neuron takes, and the neurons."""
+        return self.down.shape[0] + sum(matrix.shape[1] for matrix in self.inner), self.down.shape[1]
+
+    @property
+    def full(self) -> int:
+        return self.shape[1]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of down."""
+        return getattr(self.down.module, "bias", None)
+
+    def learn(self, seen: Mapping[str, Observation]) -> None:
+        observed = seen.get(self.down.name, Observation(self.down.name, 0))
+        C, G = self.metric.pair(observed, self.settings)
+        W = self.down.weight().detach()
+        W = W.to(working_dtype(W.dtype))
+        learned: dict[str, Tensor] = {}
+        if C is not None and observed.covariance is not None and self.bias is not None:
+            mean = observed.mean.double()
+            C = C.double() - (1 - self.settings.shrink) * torch.outer(mean, mean)  # the same shrinking, around the mean
+            C = C.to(observed.covariance.dtype)
+            learned["mean"] = observed.mean
+        order, F, L, errors = nystrom(W, input_covariance=C, output_covariance=G)
+        spectrum = _falling(-errors.diff()).sqrt()
+        self.learned = learned | {"order": order, "F": F, "L": L, "errors": errors, "spectrum": spectrum}
+
+    def bytes(self, size: int) -> int:
+        return size * self.shape[0] * self.itemsize
+
+    def error(self, size: int) -> float:
+        total = float(self.learned["errors"][0])
+        return (float(self.learned["errors"][size]) / total) ** 0.5 if total else 0.0
+
+    def build(self, size: int) -> dict[str, nn.Module]:
+        if size == self.full:
+            return {}
+        kept = self.learned["order"][:size]
+        layers: dict[str, nn.Module] = {}
+        for matrix in self.inner:
+            bias = getattr(matrix.module, "bias", None)
+            layers[matrix.name] = to_linear(matrix.weight()[kept], None if bias is None else bias[kept])
+        V = nystrom_weight(self.learned["F"], self.learned["L"], size)
+        W = self.down.weight().detach()
+        bias = self.bias
+        if bias is not None and "mean" in self.learned:
+            mean = self.learned["mean"].to(V.dtype)
+            bias = (bias.detach().to(V.dtype) + W.to(V.dtype) @ mean - V @ mean[kept]).to(W.dtype)
+        layers[self.down.name] = to_linear(V.to(W.dtype), bias)
+        return layers
+
+
+def _falling(energies: Tensor) -> Tensor:  # (f,) -> (f,)
+    """The nearest that never grows: where a value is below the next ones, all of them become their mean.
+
+    Its sums from an index on are the lower convex hull of those of `energies`, which is what allocations go by.
+    """
+    runs: list[tuple[float, int]] = []
+    for energy in energies.tolist():
+        run = (max(energy, 0.0), 1)
+        while runs and runs[-1][0] * run[1] < run[0] * runs[-1][1]:
+            before = runs.pop()
+            run = (before[0] + run[0], before[1] + run[1])
+        runs.append(run)
+    means = torch.tensor([total / count for total, count in runs], dtype=torch.float64)
+    return means.repeat_interleave(torch.tensor([count for _, count in runs]))
