@@ -8,6 +8,7 @@ and a refusal changes nothing.
 Paper: LoRA 2106.09685 merges without a look; so do peers.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from eckart.adapters.changing.replicas import plain
 from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.adapters.using.certifying import Certificate, Plan, Rounding
 from eckart.adapters.using.switching import let_act
-from eckart.nn import Progress, replace
+from eckart.nn import Progress, is_compressed, replace
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def merge(
 ) -> Merged:
     """Write adapters into new weight tensors and put the plain layers back.
 
-    A quantised base becomes a plain layer with its dequantised weight. Modules that the adapter trained whole take the
-    places of the originals. Tied weights are not merged, since that would untie them.
+    A quantised base becomes a plain layer with its dequantised weight, and a compressed one a dense layer, which a
+    warning names: W + Δ does not fit what it holds. Modules that the adapter trained whole take the places of the
+    originals. Tied weights are not merged, since that would untie them.
 
     Args:
         model: A model with adapters.
@@ -97,6 +99,7 @@ def merge(
     if kept and not keep_unmergeable:
         raise ValueError(_refusal(kept, certificates, tolerance, rounding))
     todo = [name for name in plan.live if name not in kept]
+    grown = [name for name in todo if is_compressed(getattr(plan.places[name], "base", model))]
     for done, name in enumerate(todo, 1):
         _write(model, plan, name)
         if progress is not None:
@@ -105,6 +108,12 @@ def merge(
     for path, module in saved_modules(model).items():
         for name in set(plan.names) & set(module.copies):
             replace(model, path, module.copies[name])
+    if grown:
+        warnings.warn(
+            f"merge: {len(grown)} compressed layers are dense now ({', '.join(grown[:3])}): compress the model again, "
+            "or keep the adapters beside them",
+            stacklevel=2,
+        )
     return Merged(certificates, kept)
 
 
