@@ -40,6 +40,10 @@ class Latent(nn.Module):
         (torch.Size([1, 1, 1, 1]), [3.0, 5.0])
     """
 
+    down: Tensor
+    up: Tensor
+    mean: Tensor
+
     def __init__(
         self,
         down: Tensor,  # (r, m)
@@ -108,7 +112,8 @@ def use_latents(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     Raises:
         ValueError: the cache is of another kind, or was begun without latents.
     """
-    cache, index = given_cache(kwargs), module.layer_idx
+    cache: Any = given_cache(kwargs)
+    index: Any = module.layer_idx
     if cache is None:
         return
     while cache.layer_class_to_replicate is DynamicLayer and len(cache.layers) <= index:

@@ -63,7 +63,7 @@ def parts(model: nn.Module, found: dict[str, Seen], keys: bool | None) -> dict[s
     outputs = {name: role for name, role in roles(model).items() if role.kind == "o"}
     every = {}
     for path, seen in found.items():
-        if seen.keys is not None and keys is not False:
+        if seen.keys is not None and seen.queries is not None and keys is not False:
             name = f"{path}.keys"
             every[name] = Part(name, seen.keys, torch.block_diag(*seen.queries / seen.keys.count))
         name, count = f"{path}.values", seen.values.count

@@ -134,7 +134,8 @@ def cached_bytes(cache: Cache) -> int:
         >>> cached_bytes(cache)
         192
     """
-    return sum(states.nbytes for layer in cache.layers for states in (layer.keys, layer.values) if states is not None)
+    states = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(each.nbytes for each in states if each is not None)
 
 
 def require_plain(model: PreTrainedModel) -> None:
