@@ -90,15 +90,22 @@ class MlpPiece(Piece):
         layers: dict[str, nn.Module] = {}
         for matrix in self.inner:
             bias = getattr(matrix.module, "bias", None)
-            layers[matrix.name] = to_linear(matrix.weight()[kept], None if bias is None else bias[kept])
+            layers[matrix.name] = _smaller(matrix, matrix.weight()[kept], None if bias is None else bias[kept])
         V = nystrom_weight(self.learned["F"], self.learned["L"], size)
         W = self.down.weight().detach()
         bias = self.bias
         if bias is not None and "mean" in self.learned:
             mean = self.learned["mean"].to(V.dtype)
             bias = (bias.detach().to(V.dtype) + W.to(V.dtype) @ mean - V @ mean[kept]).to(W.dtype)
-        layers[self.down.name] = to_linear(V.to(W.dtype), bias)
+        layers[self.down.name] = _smaller(self.down, V.to(W.dtype), bias)
         return layers
+
+
+def _smaller(matrix: Matrix, W: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer that remembers, for the files, of what shape the dense one was."""
+    layer = to_linear(W, bias)
+    layer.dense_shape = matrix.shape  # type: ignore[assignment]
+    return layer
 
 
 def _falling(energies: Tensor) -> Tensor:  # (f,) -> (f,)

@@ -109,10 +109,14 @@ def _siblings(name: str, kind: str, roles: Roles) -> list[str]:
 
 
 def _nearest(name: str, kind: str, roles: Roles) -> list[str]:
-    """The matrices of a kind, in the layer of `name`, that share most of its path: one, if it is clear which."""
-    layer = roles[name].layer
-    alike = {other: _shared(name, other) for other, role in roles.items() if (role.kind, role.layer) == (kind, layer)}
-    return [other for other, count in alike.items() if count == max(alike.values())]
+    """Those of a kind, in the layer or the module of `name`, that share most of its path: one, where it is clear."""
+    near = [
+        other
+        for other, role in roles.items()
+        if role.kind == kind and (role.layer == roles[name].layer or _parent(other) == _parent(name))
+    ]
+    most = max((_shared(name, other) for other in near), default=0)
+    return [other for other in near if _shared(name, other) == most]
 
 
 def _shared(name: str, other: str) -> int:
