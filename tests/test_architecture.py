@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "eckart"
 AREAS = ("spectra", "adapters", "optim", "compression", "regularizers", "theory")
-LAYERS = {"linalg": 0, "nn": 1, **dict.fromkeys(AREAS, 2), "lm": 3, "report": 3, "claims": 4, "cli": 5}
+LAYERS = {"linalg": 0, "nn": 1, **dict.fromkeys(AREAS, 2), "lm": 3, "report": 3, "claims": 4, "verbs": 4, "cli": 5}
 FACTORISATIONS = {
     "svd", "svdvals", "svd_lowrank", "pca_lowrank", "eig", "eigh", "eigvals", "eigvalsh", "lobpcg", "qr", "geqrf",
     "ormqr", "cholesky", "cholesky_ex", "cholesky_solve", "lu", "lu_factor", "lu_factor_ex", "lu_solve", "ldl_factor",
