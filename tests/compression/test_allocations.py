@@ -68,6 +68,7 @@ def two() -> list[Piece]:
 
 
 @pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=50)
 @given(pieces=several(), keep=st.floats(0.05, 1), multiple=st.integers(1, 4))
 def test_the_budget_is_never_exceeded_and_sizes_are_multiples_or_full(
     rule: str, pieces: list[Piece], keep: float, multiple: int
@@ -106,6 +107,7 @@ def test_where_a_small_piece_takes_more_than_its_share_uniform_gives_the_others_
     assert total_bytes(pieces, sizes) <= 0.26 * dense_bytes(pieces)
 
 
+@settings(max_examples=50)
 @given(pieces=several(), keep=st.floats(0.2, 1))
 def test_hulls_are_one_step_from_the_exhaustive_optimum(pieces: list[Piece], keep: float) -> None:
     if sum(menu_of(piece).price(0) for piece in pieces) > keep * dense_bytes(pieces) or len(pieces) == 4:
@@ -183,6 +185,13 @@ def test_the_gather_of_a_pivoted_piece_is_paid_by_those_that_are_not_dense_alone
     budget = important.dense_bytes + other.bytes(5)
     sizes = hulls([important, other], budget / (2 * important.dense_bytes), PLAIN, no_trial)
     assert sizes == {"important": 16, "other": 5}
+
+
+def test_a_piece_with_a_remainder_may_have_no_product_beside_it() -> None:
+    piece = ToyPiece("codes", (16, 16), torch.linspace(3, 1, 16), fixed=256)
+    piece.smallest = 0
+    assert menu_of(piece, 4).sizes.tolist() == [0, 4, 16]
+    assert hulls([piece], 0.25, PLAIN, no_trial) == uniform([piece], 0.25, PLAIN, no_trial) == {"codes": 0}
 
 
 def test_a_piece_of_half_the_bytes_for_a_number_is_cheaper_to_keep() -> None:

@@ -14,6 +14,8 @@ from eckart.nn import Observation
 class ToyPiece(Piece):
     """A matrix (m, n) of this spectrum; `fixed` bytes come to every size below full."""
 
+    smallest = 1
+
     def __init__(
         self,
         name: str,

@@ -1,8 +1,8 @@
 """What a piece may become: for each of its sizes the bytes that it takes and the error that it leaves.
 
-The least size is one multiple of `multiple` (dense, where the piece is smaller); a size that takes no less than the
-dense matrices is not offered. The bytes are the piece's own count, so its permutations, its remainder and its dtype
-are in them, and pieces of any kind share one budget.
+The least size is one multiple of `multiple` (dense, where the piece is smaller), or 0 where a remainder is left of the
+matrix (`smallest`); a size that takes no less than the dense matrices is not offered. The bytes are the piece's own
+count, so its permutations, its remainder and its dtype are in them, and pieces of any kind share one budget.
 
 A floor is a least share of the dense bytes. Keys and values that several query heads share (grouped-query attention)
 have a higher one: they are few bytes, and each of their errors is met by every head of its group.
@@ -55,7 +55,8 @@ Menus = dict[str, Menu]  # label of a piece → its menu
 
 def menu_of(piece: Piece, multiple: int = 1) -> Menu:
     """What a piece may become, its sizes multiples of `multiple` below full."""
-    sizes = torch.tensor([*range(multiple, piece.full, multiple), piece.full])
+    least = getattr(piece, "smallest", 1) and multiple
+    sizes = torch.tensor([*range(least, piece.full, multiple), piece.full])
     prices = torch.tensor([piece.bytes(size) for size in sizes.tolist()], dtype=torch.float64)
     tails = torch.zeros(piece.full + 1, dtype=torch.float64)
     energies = piece.spectrum.detach().to("cpu", torch.float64).square()
