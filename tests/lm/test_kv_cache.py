@@ -245,6 +245,13 @@ def test_a_share_of_one_leaves_all_as_it_is():
     assert small.bytes_after == small.bytes_before
 
 
+def test_a_batch_of_padding_alone_changes_nothing():
+    batch = {"input_ids": text(), "attention_mask": torch.ones(4, 40, dtype=torch.long)}
+    hidden = {**batch, "attention_mask": torch.zeros(4, 40, dtype=torch.long)}
+    first, second = (compress_cache(tiny("gpt2"), batches).rows() for batches in ([batch], [hidden, batch]))
+    assert [row["error"] for row in second] == pytest.approx([row["error"] for row in first], rel=1e-4)
+
+
 def test_a_copy_of_the_model_keeps_its_latents():
     _, small = compressed("gqa")
     assert copy.deepcopy(small.model)(text()).logits.equal(small.model(text()).logits)
@@ -305,6 +312,8 @@ def test_bad_input_is_named():
             compress_cache(model, [text()], **options)
     with pytest.raises(ValueError, match="batches: no token in 0 batches"):
         compress_cache(model, [])
+    with pytest.raises(TypeError, match="batches is a single Tensor: put it in a list"):
+        compress_cache(model, text())
     with pytest.raises(TypeError, match="model: Sequential; give a decoder"):
         compress_cache(families()["sequential"]()[0], [text()])
     assert model.config._attn_implementation == "sdpa"

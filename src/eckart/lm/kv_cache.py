@@ -58,7 +58,7 @@ def compress_cache(
         A `CompressedCache`: the predicted errors, the bytes of a token before and after, `remove()`, `save()`.
 
     Raises:
-        TypeError: The model is none of transformers'.
+        TypeError: The model is none of transformers', or `batches` is a single one.
         ValueError: Its cache cannot hold latents (an encoder, cross-attention, sliding windows, another attention than
             "sdpa", compressed already), the keys turn and `keys` is True, no tokens, a share or rank out of range, a
             name that is not known.

@@ -32,7 +32,7 @@ class Moments:
 
     def __init__(self, rows: Tensor) -> None:  # (N, m)
         m = rows.shape[1]
-        self.shift = rows.float().mean(0)
+        self.shift = rows.float().sum(0) / max(1, len(rows))
         self.count, self.sum = 0, rows.new_zeros(m, dtype=torch.float64)
         self.scatter = rows.new_zeros(m, m, dtype=torch.float64)
 
@@ -133,8 +133,11 @@ def observe_states(model: PreTrainedModel, batches: Iterable[Any], progress: Pro
     """Run the model over batches; gives what each attention module was given, by its path, in the model's order.
 
     Raises:
+        TypeError: `batches` is a single one.
         ValueError: there are no batches or tokens, or an attention is not one that can be given latents.
     """
+    if isinstance(batches, Tensor | Mapping):
+        raise TypeError(f"batches is a single {type(batches).__name__}: put it in a list")
     observer = _Observer(model)
     token, done = _OBSERVER.set(observer), 0
     batches = list(batches)

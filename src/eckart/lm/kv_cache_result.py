@@ -33,7 +33,7 @@ class CompressedCache:
         for path in dict.fromkeys(name.rpartition(".")[0] for name in latents):
             module = model.get_submodule(path)
             pair = Latents(latents.get(f"{path}.keys"), latents.get(f"{path}.values"))
-            module.add_module(PLACE, pair.to(model.device, model.dtype))
+            module.add_module(PLACE, pair.to(next(module.parameters()).device, model.dtype))
             self._placed.append(module)
             self._hooks.append(module.register_forward_pre_hook(use_latents, with_kwargs=True))
         if self._placed:
