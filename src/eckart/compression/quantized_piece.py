@@ -17,7 +17,7 @@ from eckart.compression.metrics import Metric
 from eckart.compression.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.linalg import anchored_target, approximation_error, quantize, shrink, weighted_approximation, working_dtype
-from eckart.nn import Matrix, Observation
+from eckart.nn import FactoredLinear, Matrix, Observation
 from eckart.nn.crossing import Crossed
 from eckart.nn.quantized_layer import QuantizedLinear
 from eckart.nn.summed import SumLinear
@@ -84,8 +84,7 @@ class QuantizedPiece(MatrixPiece):
         bias = getattr(self.matrix.module, "bias", None)
         if not B.shape[1]:
             return {self.matrix.name: self._quantized(bias)}
-        (product,) = super().layers(B, A).values()
-        return {self.matrix.name: SumLinear(product, self._quantized(None))}
+        return {self.matrix.name: SumLinear(FactoredLinear(B, A, bias), self._quantized(None))}
 
     def _weight(self) -> Tensor:  # (m, n)
         """The matrix, in float32 or float64."""
