@@ -6,8 +6,11 @@ import typer
 
 from .adapt import adapt
 from .adapters import adapters
+from .bench import bench
 from .claims import claims
+from .compress import compress
 from .demo import demo
+from .evaluate import evaluate
 from .extract import extract
 from .measure import measure
 from .merge import merge
@@ -25,6 +28,9 @@ app.command()(adapt)
 app.command()(train)
 app.command()(merge)
 app.command()(extract)
+app.command()(compress)
+app.command("eval")(evaluate)
+app.command()(bench)
 app.command()(demo)
 app.add_typer(adapters, name="adapters")
 app.add_typer(claims, name="claims")
