@@ -31,6 +31,7 @@ def densify(model: nn.Module) -> nn.Module:
         ValueError: The model has no compressed layers, or a layer shares its module or its weight with another place.
 
     Example:
+        >>> import torch
         >>> from eckart.nn import FactoredLinear
         >>> layer = FactoredLinear(torch.ones(2, 1), torch.tensor([[1.0, 2.0]]))
         >>> model = densify(nn.Sequential(layer))

@@ -100,7 +100,7 @@ def build(specs: Specs, model: nn.Module, source: str, dtype: torch.dtype | None
             raise ValueError(f"{source} is damaged, layer {name}: {error}; write or download it again") from error
         shape = _checked_shape(name, layer, modules[name], source)
         if type(layer) is nn.Linear:
-            layer.dense_shape = shape
+            layer.dense_shape = shape  # type: ignore[assignment]
         built[name] = layer
     for name, spec in specs.items():
         if "shares" in spec:

@@ -64,8 +64,8 @@ def smaller_linears(model: nn.Module) -> dict[str, tuple[int, int]]:
         >>> smaller_linears(model)
         {'0': (6, 4)}
     """
-    marked: dict[str, Any] = {path: module for path, module in model.named_modules() if hasattr(module, "dense_shape")}
-    return {path: tuple(module.dense_shape) for path, module in marked.items() if isinstance(module, nn.Linear)}
+    linears: dict[str, Any] = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {path: tuple(linear.dense_shape) for path, linear in linears.items() if hasattr(linear, "dense_shape")}
 
 
 def is_compressed_model(model: nn.Module) -> bool:

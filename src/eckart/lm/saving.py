@@ -1,0 +1,67 @@
+"""Language models in folders: saved whole or not at all, and made dense for other tools.
+
+Paper: none.
+"""
+
+import os
+
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+import eckart.lm.quantizer  # noqa: F401  (transformers learns to write compressed models)
+from eckart.compression import densify as densify_model
+from eckart.lm.load import load
+from eckart.lm.whole_models import MARK, stored_dtype
+from eckart.nn import Progress
+from eckart.nn.files import atomic_directory
+
+
+def save(
+    model: PreTrainedModel, tokenizer: Tokenizer | None, folder: str | os.PathLike[str], *, force: bool = False
+) -> None:
+    """Save a model and its tokenizer as `save_pretrained` does, the whole folder or nothing.
+
+    The files are written beside the folder, which then takes its name. What is compressed is written as it is: the
+    folder is loaded by `from_pretrained` after `import eckart.lm`, by `eckart.lm.load`, and by `eckart.load(into=…)`.
+
+    Args:
+        model: Dense or compressed; adapters must be merged.
+        tokenizer: None for none.
+        folder: The folder to make.
+        force: Replace a model that is already there.
+
+    Raises:
+        FileExistsError: The folder is there and `force` is false.
+        ValueError: The model is compressed and has adapters.
+    """
+    with atomic_directory(folder, force=force, mark=MARK) as beside:
+        model.save_pretrained(beside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(beside)
+
+
+def densify(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a compressed model on disk as a dense one, for tools that know no compressed layers.
+
+    Args:
+        model: What `load` takes.
+        out: Folder for the dense model and its tokenizer.
+        force: Replace a model that is already there.
+        progress: Called as progress(done, total, label) while a GGUF file is converted.
+
+    Raises:
+        FileExistsError: `out` holds something and `force` is false.
+        ValueError: The model is dense already.
+    """
+    with atomic_directory(out, force=force, mark=MARK) as beside:  # first, so that nothing is computed in vain
+        loaded = load(model, dtype=stored_dtype(model), progress=progress)
+        densify_model(loaded.model)
+        loaded.model.save_pretrained(beside)
+        if loaded.tokenizer is not None:
+            loaded.tokenizer.save_pretrained(beside)
