@@ -120,7 +120,7 @@ def compress(
     tokens = learn(model, pieces, row.metric.wanted, text, store)
     notes = _notes(pieces, tokens) if row.metric.wanted else ()
     held = tuple(held_out)
-    plan = Plan(model, method, None, {}, tuple(pieces), settings, allocation, text, store, held, tokens, others, notes)
+    plan = Plan(model, method, None, {}, tuple(pieces), settings, allocation, text, store, held, tokens, _bytes(model), others, notes)
     plan = plan.at(keep=keep, ranks=ranks)
     return plan if dry_run else plan.apply()
 
@@ -129,6 +129,11 @@ def _row(method: str) -> Method:
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is not known; closest: {closest(method, METHODS, whole=True)}")
     return METHODS[method]
+
+
+def _bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, each once."""
+    return sum(tensor.nbytes for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
 
 
 def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:

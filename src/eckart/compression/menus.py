@@ -55,7 +55,7 @@ Menus = dict[str, Menu]  # label of a piece → its menu
 
 def menu_of(piece: Piece, multiple: int = 1) -> Menu:
     """What a piece may become, its sizes multiples of `multiple` below full."""
-    least = getattr(piece, "smallest", 1) and multiple
+    least = piece.smallest and multiple
     sizes = torch.tensor([*range(least, piece.full, multiple), piece.full])
     prices = torch.tensor([piece.bytes(size) for size in sizes.tolist()], dtype=torch.float64)
     tails = torch.zeros(piece.full + 1, dtype=torch.float64)

@@ -26,6 +26,7 @@ class Piece(ABC):
     """
 
     form: str  # what the report calls it once compressed: "factors", "pivoted", ...
+    smallest = 1  # the least size that an allocation gives
     cost = "factors"  # how numbers grow with the size, as `linalg.allocate` knows it
 
     def __init__(self, members: Sequence[Matrix], settings: Settings) -> None:

@@ -36,6 +36,7 @@ class Plan:
         text: What the model is run on.
         held_out: Batches on which allocations are compared and errors measured.
         tokens: Matrix name → rows that calibration saw.
+        model_bytes: Bytes of all parameters and buffers of the dense model.
         left_out: Matrix name → why it stays dense whatever the budget.
         notes: What the user should know: too few tokens, matrices that the batches do not use.
     """
@@ -51,6 +52,7 @@ class Plan:
     store: Store = field(repr=False)
     held_out: tuple[Any, ...] = field(repr=False)
     tokens: Mapping[str, int] = field(repr=False)
+    model_bytes: int = field(repr=False)
     left_out: Mapping[str, str] = field(repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
 
@@ -93,9 +95,7 @@ class Plan:
     @property
     def kept_of_model(self) -> float:
         """Stored bytes of the whole model ÷ its dense bytes."""
-        tensors = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}.values()
-        whole = sum(tensor.nbytes for tensor in tensors)
-        return (whole - self.dense_bytes + self.bytes) / whole
+        return (self.model_bytes - self.dense_bytes + self.bytes) / self.model_bytes
 
     def rows(self) -> list[Row]:
         """One row for each piece: its form, size, bytes and predicted error."""
