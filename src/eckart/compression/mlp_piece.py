@@ -8,8 +8,8 @@ others, so the error of every size is known and least for its J. The rows J of u
 a bias, C is taken around the mean μ of h, and (W_down − V S_J) μ goes into that bias.
 
 An MLP takes s·(inputs of up and gate + outputs of down) numbers. Cost: f³ flops, and s³ for a size.
-Paper: MoDeGPT (arXiv 2408.09632) takes the neurons of the largest ridge leverage; on SmolLM2-135M our order leaves 0 to
-9 per cent less error² at half of them. The bias is ours.
+Paper: MoDeGPT (arXiv 2408.09632) takes the neurons of the largest ridge leverage, in which W_down does not enter and
+where twins tie; the order and the bias are ours.
 """
 
 from collections.abc import Mapping, Sequence
