@@ -69,6 +69,8 @@ class CompressedQuantizer(HfQuantizer):
         config.fusion_config = _without_refusal(config)
         return config
 
+    update_tp_plan = update_attn_implementation  # what earlier versions of transformers 5 show the config to first
+
     def _process_model_before_weight_loading(self, model: Any, dtype: Any = None, **kwargs: Any) -> None:
         specs = _here(self.quantization_config.layers, model)
         for name, layer in build(specs, model, SOURCE, dtype).items():
