@@ -49,7 +49,7 @@ class CompressedConfig(QuantizationConfigMixin):
     """
 
     def __init__(self, layers: Any = None, format: int | None = None, **_: Any) -> None:
-        self.quant_method = METHOD
+        self.quant_method = METHOD  # type: ignore[assignment]
         self.layers = specs_of({"layers": layers, "format": format}, SOURCE)
         self.format = format
 
@@ -58,7 +58,7 @@ class CompressedQuantizer(HfQuantizer):
     """Puts the compressed layers into a model before its weights are loaded, and says what to write of one."""
 
     requires_calibration = True  # a dense model cannot be loaded as a compressed one
-    is_trainable = is_qat_trainable = is_compileable = True  # type: ignore[assignment]
+    is_trainable = is_qat_trainable = is_compileable = True
     quantization_config: Any
 
     def is_serializable(self) -> bool:
