@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from eckart.compression.allocations import Allocation, Sizes, Trial, hulls, uniform
+from eckart.compression.allocations import Allocation, Sizes, Trial, energy, hulls, uniform
 from eckart.compression.piece import Piece
 from eckart.compression.settings import Settings
 
@@ -24,6 +24,7 @@ CANDIDATES: dict[str, Allocation] = {
     "hulls, power 0.75, floor 0.5": partial(hulls, power=0.75, floor=0.5),
     "hulls, floor 0.5": partial(hulls, floor=0.5),
     "hulls, no floor": partial(hulls, floor=0.0, protect=0.0),
+    "energy": energy,
     "uniform": uniform,
 }
 

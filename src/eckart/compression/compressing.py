@@ -3,11 +3,13 @@
 Paper: none; the rows of `METHODS` name theirs.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from eckart.compression.allocating import ALLOCATIONS, OPTIONS
 from eckart.compression.choosing import check_keep
@@ -120,7 +122,10 @@ def compress(
     tokens = learn(model, pieces, row.metric.wanted, text, store)
     notes = _notes(pieces, tokens) if row.metric.wanted else ()
     held = tuple(held_out)
-    plan = Plan(model, method, None, {}, tuple(pieces), settings, allocation, text, store, held, tokens, _bytes(model), others, notes)
+    whole = _bytes(model)
+    plan = Plan(
+        model, method, None, {}, tuple(pieces), settings, allocation, text, store, held, tokens, whole, others, notes
+    )
     plan = plan.at(keep=keep, ranks=ranks)
     return plan if dry_run else plan.apply()
 
@@ -161,5 +166,26 @@ def _job(method: str, pieces: list[Piece], settings: Settings, text: Text) -> di
         "matrices": {piece.label: list(piece.shape) for piece in pieces},
         "weights": [float(matrix.weight().detach().double().sum()) for p in pieces for matrix in p.members.values()],
         "settings": {**vars(settings), "options": {name: str(value) for name, value in options.items()}},
-        "batches": [len(text.batches), text.gradient_batches],
+        "batches": [_digest(text.batches), text.gradient_batches],
+        "losses": [_name(text.loss), _name(text.gradient_loss)],
     }
+
+
+def _digest(batches: Sequence[Any]) -> str:
+    """SHA-256 of all tensors of the batches, in order."""
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping | tuple | list):
+            for each in value.values() if isinstance(value, Mapping) else value:
+                add(each)
+
+    add(list(batches))
+    return found.hexdigest()
+
+
+def _name(loss: Loss | None) -> str | None:
+    """What a loss is called: its own name, or its class's."""
+    return None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)

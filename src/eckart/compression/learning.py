@@ -10,7 +10,7 @@ for each piece, several side by side.
 Paper: none.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,13 +125,9 @@ def _members(pieces: Iterable[Piece]) -> dict[str, Matrix]:
 
 
 def _output_gradients(model: nn.Module, pieces: Sequence[Piece], text: Text) -> dict[str, Observation]:
-    batches = text.batches[: text.gradient_batches]
-    options: dict[str, Any] = {
-        "loss": text.gradient_loss or text.loss,
-        "forward": text.forward,
-        "progress": text.progress,
-    }
-    return observe(model, batches, ["output_gradient_covariance"], targets=list(_members(pieces)), **options)
+    batches, loss = text.batches[: text.gradient_batches], text.gradient_loss or text.loss
+    options: dict[str, Any] = {"loss": loss, "forward": text.forward, "progress": text.progress}
+    return _seen(model, list(_members(pieces)), batches, ["output_gradient_covariance"], **options)
 
 
 def observed(
@@ -147,9 +143,7 @@ def observed(
         yield from _along(Chain(model, blocks, text.batches, text.forward), inside, wanted, text)
     outside = [name for name in names if name not in inside]
     if outside:
-        yield observe(
-            model, text.batches, wanted, targets=outside, forward=text.forward, progress=text.progress
-        )  # fmt: skip
+        yield _seen(model, outside, text.batches, wanted, forward=text.forward, progress=text.progress)
 
 
 def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> Iterator[dict[str, Observation]]:
@@ -165,7 +159,7 @@ def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> 
 
         fed = [{**_masks(batch), "number": number} for number, batch in enumerate(chain.batches)]
         if mine:
-            seen = observe(chain.block(index), fed, wanted, targets=mine, forward=forward)
+            seen = _seen(chain.block(index), mine, fed, wanted, forward=forward)
             yield {f"{path}.{name}": replace(each, name=f"{path}.{name}") for name, each in seen.items()}
         else:
             for batch in fed:
@@ -173,9 +167,18 @@ def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> 
         text.told(index + 1, last + 1, "calibrating")
 
 
+def _seen(
+    model: nn.Module, names: Sequence[str], batches: Sequence[Any], wanted: Sequence[str], **options: Any
+) -> dict[str, Observation]:
+    """What `observe` tells of these matrices alone: as patterns, short names match longer ones too."""
+    seen = observe(model, batches, wanted, targets=names, **options)
+    return {name: seen[name] for name in names if name in seen}
+
+
 def _masks(batch: Any) -> dict[str, Any]:
     """What says which rows of a batch are padding."""
-    return {name: value for name, value in batch.items() if "mask" in name} if isinstance(batch, dict) else {}
+    given = batch if isinstance(batch, Mapping) else {}
+    return {name: value for name, value in given.items() if name.endswith("attention_mask")}
 
 
 def _joined(inputs: Observation, outputs: Observation | None) -> Observation:

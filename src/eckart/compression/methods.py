@@ -90,6 +90,9 @@ METHODS: dict[str, Method] = {
         "2408.09632", "fewer neurons and dimensions of heads: smaller dense layers", metrics.input_covariance,
         "uniform", modegpt,
     ),
+    "laser": Method(
+        "2312.13558", "the few matrices that bear it cut hard, the others dense", metrics.plain, "selected", factors
+    ),
     "auto": Method(
         "none", "two-sided, pivoted, anchored, with the best of several allocations", metrics.two_sided, "candidates",
         pivoted, inputs="anchored",
