@@ -147,9 +147,9 @@ def test_a_rank_that_holds_all_the_values_generates_the_same_tokens(name, option
     model = tiny(name)
     for module in model.modules():  # values, and the keys of GPT-2, of half the rank
         if hasattr(module, "c_attn"):
-            W = module.c_attn.weight.data
-            for start in (24, 48):
-                W[:, start : start + 24] = W[:, start : start + 12] @ torch.eye(12, 24).roll(3, 1)
+            for W in (module.c_attn.weight.data, module.c_attn.bias.data):
+                for start in (24, 48):
+                    W[..., start : start + 24] = W[..., start : start + 12] @ torch.eye(12, 24).roll(3, 1)
         elif hasattr(module, "v_proj"):
             W = module.v_proj.weight.data
             W[1::2] = W[::2]
@@ -169,13 +169,13 @@ def test_the_predicted_error_is_that_at_the_output_of_heads_apart():
     handle.remove()
     x = values[0].reshape(-1, 8).double().detach()
     latent = part.fit(3)
-    off = (x - x.mean(0)) @ (latent.up @ latent.down - torch.eye(8, dtype=torch.float64)).T
+    off = x @ (latent.up @ latent.down - torch.eye(8, dtype=torch.float64)).T
     W = model.model.layers[0].self_attn.o_proj.weight.detach().double()
 
     def energy(errors):  # of the six query heads, three to each kv head, apart
         return sum((errors[:, 4 * (h // 3) :][:, :4] @ W[:, 4 * h : 4 * h + 4].T).square().sum() for h in range(6))
 
-    measured = (energy(off) / energy(x - x.mean(0))).sqrt().item()
+    measured = (energy(off) / energy(x)).sqrt().item()
     assert part.errors()[3] == pytest.approx(measured, rel=1e-5)
     assert (part.errors()[0], part.errors()[8]) == (1, 0)
 

@@ -1,9 +1,9 @@
 """A smaller KV cache: values, and keys that do not turn with their position, are cached as latents of lower rank.
 
-A decoder's cache holds 2 m numbers for each token and layer, m = kv_heads · head_dim. The values are rank-r_v
-approximated, v' = μ + B A (v − μ), and only A (v − μ) (r_v numbers) is cached; attention works on that
-(`kv_cache_attention`). Keys are cached after the rotary embedding, which turns each position's by another angle, so
-they stay as they are where there is one; with learned positions (GPT-2, OPT) or none they are approximated too.
+A decoder's cache holds 2 m numbers for each token and layer, m = kv_heads · head_dim. The values are approximated by
+v' = B A v of rank r_v, and only A v (r_v numbers) is cached; attention works on that (`kv_cache_attention`). Keys are
+cached after the rotary embedding, which turns each position's by another angle, so they stay as they are where there is
+one; with learned positions (GPT-2, OPT) or none they are approximated too.
 
     bytes per token = Σ over layers (r_k + r_v) · bytes of a number, r = m for what stays as it is
 

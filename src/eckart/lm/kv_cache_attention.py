@@ -1,6 +1,6 @@
 """Attention over keys and values that are cached as latents: r numbers per token in place of m = kv_heads · head_dim.
 
-    latent   z = A (v − μ)          A (r, m), μ (m,): what the cache keeps of a token's values v (m,)
+    latent   z = A (v − μ)          A (r, m), μ (m,): what the cache keeps of a token's values v (m,), or keys
     values   v' = B z + μ           B (m, r): what attention sees, with a cache or without one
 
 One token at a time, v' is never formed. With softmax weights p (T,) of one head, and B_h (d, r) the rows of B that
