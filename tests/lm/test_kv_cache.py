@@ -159,7 +159,7 @@ def test_a_rank_that_holds_all_the_values_generates_the_same_tokens(name, option
     assert model.generate(text(2, 9), max_new_tokens=12, do_sample=False, **options).equal(before)
 
 
-def test_the_predicted_error_is_that_at_the_output_of_heads_apart():
+def test_the_predicted_error_is_that_at_the_output_where_heads_attend_alike():
     model = tiny("gqa")
     seen = observe_states(model, [text()], None)
     part = parts(model, seen, None)["model.layers.0.self_attn.values"]
@@ -172,10 +172,8 @@ def test_the_predicted_error_is_that_at_the_output_of_heads_apart():
     off = x @ (latent.up @ latent.down - torch.eye(8, dtype=torch.float64)).T
     W = model.model.layers[0].self_attn.o_proj.weight.detach().double()
 
-    def energy(errors):  # of the six query heads, three to each kv head, apart
-        return sum((errors[:, 4 * (h // 3) :][:, :4] @ W[:, 4 * h : 4 * h + 4].T).square().sum() for h in range(6))
-
-    measured = (energy(off) / energy(x)).sqrt().item()
+    S = torch.cat([sum(W[:, 4 * h : 4 * h + 4] for h in heads) for heads in ((0, 1, 2), (3, 4, 5))], 1)
+    measured = ((off @ S.T).norm() / (x @ S.T).norm()).item()
     assert part.errors()[3] == pytest.approx(measured, rel=1e-5)
     assert (part.errors()[0], part.errors()[8]) == (1, 0)
 
