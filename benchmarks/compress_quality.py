@@ -121,7 +121,7 @@ def run(data: Path, method: str, keeps: list[float], options: dict[str, Any]) ->
         each = plan.at(keep=keep)
         layers = each.layers()
         seconds = time.perf_counter() - begin
-        from eckart.compression.trying import standing
+        from eckart.compression.allocations.trying import standing
 
         with standing(bench.model, layers):
             told = bench.perplexities()

@@ -11,8 +11,8 @@ from torch import nn
 
 from eckart import adapters, compression
 from eckart.adapters.layers.place import places
-from eckart.compression.files_loading import holds_compressed
-from eckart.compression.originals import is_compressed_model
+from eckart.compression.files.loading import holds_compressed
+from eckart.compression.files.originals import is_compressed_model
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str], name: str = "default", *, force: bool = False) -> Any:

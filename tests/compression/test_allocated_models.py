@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.allocating import ALLOCATIONS
-from eckart.compression.allocations import hulls, total_bytes, uniform
-from eckart.compression.candidates import candidates
-from eckart.compression.learning import Text, learn
-from eckart.compression.matrix_piece import MatrixPiece
+from eckart.compression.allocations.candidates import candidates
+from eckart.compression.allocations.named import ALLOCATIONS
+from eckart.compression.allocations.rules import hulls, total_bytes, uniform
+from eckart.compression.allocations.trying import layers_of, mean_loss, standing
+from eckart.compression.fitting.learning import Text, learn
 from eckart.compression.metrics import plain, two_sided
+from eckart.compression.pieces.matrix_piece import MatrixPiece
 from eckart.compression.settings import Settings
-from eckart.compression.trying import layers_of, mean_loss, standing
 from eckart.nn import matrices, roles
 from families import families
 

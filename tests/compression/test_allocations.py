@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_pieces import ToyPiece, lost, no_trial
 
-from eckart.compression.allocations import Allocation, Sizes, energy, hulls, total_bytes, uniform
-from eckart.compression.menus import menu_of, menus_of
-from eckart.compression.piece import Piece
+from eckart.compression.allocations.menus import menu_of, menus_of
+from eckart.compression.allocations.rules import Allocation, Sizes, energy, hulls, total_bytes, uniform
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.nn import Role
 

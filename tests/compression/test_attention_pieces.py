@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.compression import metrics
-from eckart.compression.attention_piece import HeadsPiece
-from eckart.compression.key_piece import QueryKeyPiece
+from eckart.compression.pieces.attention_piece import HeadsPiece
+from eckart.compression.pieces.key_piece import QueryKeyPiece
+from eckart.compression.pieces.value_piece import ValueOutputPiece
 from eckart.compression.settings import Settings
-from eckart.compression.value_piece import ValueOutputPiece
 from eckart.nn import matrices, observe, replace
 
 WIDTH, D = 20, 6

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression import compress, metrics
-from eckart.compression.basis_piece import BasisPiece
+from eckart.compression.pieces.basis_piece import BasisPiece
+from eckart.compression.pieces.units import basis_sharing
 from eckart.compression.settings import Settings
-from eckart.compression.units import basis_sharing
 from eckart.linalg import weighted_singular_values
 from eckart.nn import FactoredLinear, Observation, matrices
 from families import families

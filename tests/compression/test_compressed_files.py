@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import eckart
-from eckart.compression import densify, files_saving, load, save
-from eckart.compression.files_description import describe
+from eckart.compression import densify, load, save
+from eckart.compression.files import saving as files_saving
+from eckart.compression.files.description import describe
 from eckart.nn import FactoredLinear, PivotedLinear, matrices, replace
 from eckart.nn.batches import run_model
 from eckart.nn.compressed import LAYERS

@@ -9,13 +9,13 @@ import pytest
 import torch
 from toy_pieces import ToyPiece, no_trial
 
-from eckart.compression.allocating import ALLOCATIONS, OPTIONS
-from eckart.compression.allocations import Sizes, Trial, total_bytes
-from eckart.compression.candidates import CANDIDATES, Chosen, candidates
-from eckart.compression.menus import menu_of
-from eckart.compression.piece import Piece
-from eckart.compression.selected_layers import selected
-from eckart.compression.sensitivity import convex, sensitivity
+from eckart.compression.allocations.candidates import CANDIDATES, Chosen, candidates
+from eckart.compression.allocations.menus import menu_of
+from eckart.compression.allocations.named import ALLOCATIONS, OPTIONS
+from eckart.compression.allocations.rules import Sizes, Trial, total_bytes
+from eckart.compression.allocations.selected_layers import selected
+from eckart.compression.allocations.sensitivity import convex, sensitivity
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 
 

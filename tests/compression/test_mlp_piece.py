@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression import metrics
-from eckart.compression.mlp_piece import MlpPiece
+from eckart.compression.pieces.mlp_piece import MlpPiece
 from eckart.compression.settings import Settings
 from eckart.nn import matrices, observe, replace
 

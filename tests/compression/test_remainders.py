@@ -10,12 +10,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from eckart.compression import compress
-from eckart.compression.matrix_piece import MatrixPiece
 from eckart.compression.metrics import activation_scale, input_covariance
-from eckart.compression.piece import Piece
-from eckart.compression.quantized_piece import QuantizedPiece
+from eckart.compression.pieces.matrix_piece import MatrixPiece
+from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.quantized_piece import QuantizedPiece
+from eckart.compression.pieces.sparse_piece import SparsePiece, split
 from eckart.compression.settings import Settings
-from eckart.compression.sparse_piece import SparsePiece, split
 from eckart.linalg import anchored_target, dequantize, quantize
 from eckart.nn import Matrix, Observation, matrices
 from eckart.nn.crossing import Crossed

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from eckart.compression import compress, metrics
-from eckart.compression.parts import mlps, query_keys, value_outputs
+from eckart.compression.pieces.parts import mlps, query_keys, value_outputs
+from eckart.compression.pieces.units import modegpt
 from eckart.compression.settings import Settings
-from eckart.compression.units import modegpt
 from eckart.nn import Role, SelectedLinear, matrices, roles
 from families import families
 

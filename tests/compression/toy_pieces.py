@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.linalg import rank_cost
 from eckart.nn import Observation

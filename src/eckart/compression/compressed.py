@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.files_guard import guard
-from eckart.compression.learning import Text, observed
-from eckart.compression.piece import Piece
+from eckart.compression.files.guard import guard
+from eckart.compression.fitting.learning import Text, observed
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.rows import Row, table
 from eckart.nn import replace
 

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.allocating import ALLOCATIONS, OPTIONS
-from eckart.compression.choosing import check_keep
+from eckart.compression.allocations.choosing import check_keep
+from eckart.compression.allocations.named import ALLOCATIONS, OPTIONS
 from eckart.compression.compressed import Compressed
-from eckart.compression.learning import Loss, Text, learn
+from eckart.compression.fitting.learning import Loss, Text, learn
+from eckart.compression.fitting.storing import FolderStore, Store
 from eckart.compression.methods import METHODS, Method
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.plan import Plan
 from eckart.compression.selecting import selected
 from eckart.compression.settings import Settings
-from eckart.compression.storing import FolderStore, Store
 from eckart.nn import Patterns, Progress, Role, roles
 from eckart.nn.patterns import closest
 

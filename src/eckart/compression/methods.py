@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from eckart.compression import metrics
-from eckart.compression.matrix_piece import MatrixPiece
 from eckart.compression.metrics import Metric
-from eckart.compression.piece import Piece
-from eckart.compression.quantized_piece import with_codes
+from eckart.compression.pieces.matrix_piece import MatrixPiece
+from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.quantized_piece import with_codes
+from eckart.compression.pieces.sparse_piece import with_entries
+from eckart.compression.pieces.units import basis_sharing, modegpt
 from eckart.compression.settings import Settings
-from eckart.compression.sparse_piece import with_entries
-from eckart.compression.units import basis_sharing, modegpt
 from eckart.nn import Matrix
 
 Unit = Callable[[nn.Module, Sequence[Matrix], Settings, Metric], list[Piece]]

@@ -6,18 +6,18 @@ from typing import Any
 
 from torch import nn
 
-from eckart.compression.allocating import ALLOCATIONS
-from eckart.compression.allocations import Sizes, total_bytes
-from eckart.compression.anchoring import anchored
-from eckart.compression.choosing import chosen_sizes, given_sizes
+from eckart.compression.allocations.choosing import chosen_sizes, given_sizes
+from eckart.compression.allocations.named import ALLOCATIONS
+from eckart.compression.allocations.rules import Sizes, total_bytes
+from eckart.compression.allocations.trying import layers_of
 from eckart.compression.compressed import Compressed, measured_errors, put
-from eckart.compression.learning import Text
+from eckart.compression.fitting.anchoring import anchored
+from eckart.compression.fitting.learning import Text
+from eckart.compression.fitting.storing import Store
 from eckart.compression.methods import METHODS
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.rows import Row, plan_row, table
 from eckart.compression.settings import Settings
-from eckart.compression.storing import Store
-from eckart.compression.trying import layers_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ Paper: none.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.linalg import effective_rank, stable_rank
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.compression as compression
-from eckart.compression.trying import standing
+from eckart.compression.allocations.trying import standing
 from eckart.lm.calibration import Source, calibration_data
 from eckart.lm.compressed_lm import CompressedLM, size_of
 from eckart.lm.evaluation import Evaluation, token_counts

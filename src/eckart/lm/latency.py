@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.compression.densifying import densify
+from eckart.compression.files.densifying import densify
 from eckart.lm.load import load
 from eckart.lm.speeds import Bench, speeds_of
 from eckart.nn import Progress

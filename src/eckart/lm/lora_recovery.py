@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart import adapters
-from eckart.compression.trying import mean_loss
+from eckart.compression.allocations.trying import mean_loss
 from eckart.lm.calibration import Calibration
 from eckart.lm.look import next_token_loss
 from eckart.lm.opened_factors import opened

@@ -27,10 +27,10 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from eckart.compression.files_description import FORMAT, Specs, build, describe
-from eckart.compression.files_guard import Unregistered, guard
-from eckart.compression.files_loading import METHOD, specs_of
-from eckart.compression.originals import compressed_layers
+from eckart.compression.files.description import FORMAT, Specs, build, describe
+from eckart.compression.files.guard import Unregistered, guard
+from eckart.compression.files.loading import METHOD, specs_of
+from eckart.compression.files.originals import compressed_layers
 from eckart.nn import replace
 
 REFUSAL = "a compressed model, which needs `import eckart.lm` before from_pretrained"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from eckart.compression.trying import mean_loss
+from eckart.compression.allocations.trying import mean_loss
 from eckart.lm.block_recovery import refine_blocks
 from eckart.lm.calibration import Calibration
 from eckart.lm.lora_recovery import train_adapters

@@ -13,10 +13,10 @@ factors back, so its model is no smaller; we go on until the budget is met, and 
 import math
 from collections.abc import Sequence
 
-from eckart.compression.allocations import Sizes, Trial
-from eckart.compression.menus import menus_of, spent
-from eckart.compression.piece import Piece
-from eckart.compression.sensitivity import rises_of
+from eckart.compression.allocations.menus import menus_of, spent
+from eckart.compression.allocations.rules import Sizes, Trial
+from eckart.compression.allocations.sensitivity import rises_of
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 
 CUT = 0.1

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 
 PROTECT = 0.75

@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eckart.compression.learning import Text
-from eckart.compression.matrix_piece import MatrixPiece
-from eckart.compression.piece import Piece
-from eckart.compression.storing import Store
-from eckart.compression.trying import layers_of
+from eckart.compression.allocations.trying import layers_of
+from eckart.compression.fitting.learning import Text
+from eckart.compression.fitting.storing import Store
+from eckart.compression.pieces.matrix_piece import MatrixPiece
+from eckart.compression.pieces.piece import Piece
 from eckart.linalg import map_side_by_side
 from eckart.nn import replace
 from eckart.nn.batches import Padding

@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from eckart.compression.allocations import Allocation, Sizes, Trial, energy, hulls, uniform
-from eckart.compression.piece import Piece
+from eckart.compression.allocations.rules import Allocation, Sizes, Trial, energy, hulls, uniform
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 
 CANDIDATES: dict[str, Allocation] = {

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.files_description import FORMAT, Specs, build, check_specs
-from eckart.compression.files_guard import guard
-from eckart.compression.files_saving import HOLDS, OWN
+from eckart.compression.files.description import FORMAT, Specs, build, check_specs
+from eckart.compression.files.guard import guard
+from eckart.compression.files.saving import HOLDS, OWN
 from eckart.nn import replace
 from eckart.nn.files import open_checkpoint, read_json
 

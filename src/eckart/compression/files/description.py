@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.originals import compressed_layers, smaller_linears
+from eckart.compression.files.originals import compressed_layers, smaller_linears
 from eckart.nn.compressed import layer_from_spec
 from eckart.nn.patterns import closest
 from eckart.nn.weights import layouts

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.storages import stored_bytes
 from eckart.compression.settings import Settings
-from eckart.compression.storages import stored_bytes
 from eckart.linalg import solve_gram, weighted_approximation, working_dtype
 from eckart.nn import FactoredLinear, Matrix, Observation
 

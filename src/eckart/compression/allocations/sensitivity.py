@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eckart.compression.allocations import Sizes, Trial, least
-from eckart.compression.menus import Menu, floored, menus_of
-from eckart.compression.piece import Piece
+from eckart.compression.allocations.menus import Menu, floored, menus_of
+from eckart.compression.allocations.rules import Sizes, Trial, least
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 
 SHARES = (0.9, 0.7, 0.5, 0.3)

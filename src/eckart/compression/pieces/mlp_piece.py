@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.linalg import nystrom, nystrom_weight, working_dtype
 from eckart.nn import Matrix, Observation

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eckart.compression.files_guard import unguard
-from eckart.compression.originals import compressed_layers, originals, smaller_linears
+from eckart.compression.files.guard import unguard
+from eckart.compression.files.originals import compressed_layers, originals, smaller_linears
 from eckart.nn import replace
 from eckart.nn.factored import to_linear
 

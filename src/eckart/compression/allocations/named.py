@@ -6,11 +6,11 @@ Paper: none; the sources stand in the allocations' files.
 from collections.abc import Mapping
 from typing import Any
 
-from eckart.compression.allocations import Allocation, energy, hulls, uniform
-from eckart.compression.candidates import candidates
-from eckart.compression.menus import PROTECT
-from eckart.compression.selected_layers import CUT, selected
-from eckart.compression.sensitivity import SHARES, sensitivity
+from eckart.compression.allocations.candidates import candidates
+from eckart.compression.allocations.menus import PROTECT
+from eckart.compression.allocations.rules import Allocation, energy, hulls, uniform
+from eckart.compression.allocations.selected_layers import CUT, selected
+from eckart.compression.allocations.sensitivity import SHARES, sensitivity
 
 ALLOCATIONS: dict[str, Allocation] = {
     "uniform": uniform,

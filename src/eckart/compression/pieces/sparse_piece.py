@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.matrix_piece import UNSEEN, MatrixPiece
 from eckart.compression.metrics import Metric
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.matrix_piece import UNSEEN, MatrixPiece
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.linalg import find_range, refresh, weighted_approximation, working_dtype
 from eckart.nn import FactoredLinear, Matrix, Observation

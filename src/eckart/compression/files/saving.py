@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart import __version__
-from eckart.compression.files_description import FORMAT, Specs, describe
+from eckart.compression.files.description import FORMAT, Specs, describe
 from eckart.nn.files import atomic_directory, save_safetensors, write_json
 
 OWN, HOLDS = "eckart.json", "compressed model"

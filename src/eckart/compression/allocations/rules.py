@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from eckart.compression.menus import Menus, floored, largest_part, menus_of, spent
-from eckart.compression.piece import Piece
+from eckart.compression.allocations.menus import Menus, floored, largest_part, menus_of, spent
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.linalg import choose_points
 

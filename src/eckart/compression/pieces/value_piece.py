@@ -17,8 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.attention_piece import HeadsPiece, working
-from eckart.compression.storages import INDEX_BYTES
+from eckart.compression.pieces.attention_piece import HeadsPiece, working
+from eckart.compression.pieces.storages import INDEX_BYTES
 from eckart.linalg import weighted_approximation
 from eckart.nn import Observation
 from eckart.nn.selected import SelectedLinear

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eckart.compression.piece import Piece
-from eckart.compression.storing import Store
+from eckart.compression.fitting.storing import Store
+from eckart.compression.pieces.piece import Piece
 from eckart.linalg import map_side_by_side
 from eckart.nn import Matrix, Observation, Progress, observe
 from eckart.nn.blocks import Chain, find_chain

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eckart.compression.metrics import Metric
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.linalg import working_dtype
 from eckart.nn import Matrix, Observation

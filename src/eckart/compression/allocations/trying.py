@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
 from eckart.nn import replace
 from eckart.nn.batches import run_model, to_device
 from eckart.nn.gradients import scalar_loss

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from eckart.compression.allocations import Allocation, Sizes
-from eckart.compression.learning import Text
-from eckart.compression.piece import Piece
+from eckart.compression.allocations.rules import Allocation, Sizes
+from eckart.compression.allocations.trying import layers_of, mean_loss, standing
+from eckart.compression.fitting.learning import Text
+from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
-from eckart.compression.trying import layers_of, mean_loss, standing
 from eckart.nn.patterns import closest
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.storages import stored_bytes, stored_layer
 from eckart.compression.settings import Settings
-from eckart.compression.storages import stored_bytes, stored_layer
 from eckart.linalg import shrink, weighted_approximation
 from eckart.nn import Matrix, Observation
 from eckart.nn.crossing import Crossed

@@ -21,15 +21,15 @@ from typing import Any
 
 from torch import nn
 
-from eckart.compression.basis_piece import BasisPiece
-from eckart.compression.key_piece import QueryKeyPiece
-from eckart.compression.matrix_piece import MatrixPiece
 from eckart.compression.metrics import Metric
-from eckart.compression.mlp_piece import MlpPiece
-from eckart.compression.parts import LAYERS, Roles, mlps, query_keys, value_outputs
-from eckart.compression.piece import Piece
+from eckart.compression.pieces.basis_piece import BasisPiece
+from eckart.compression.pieces.key_piece import QueryKeyPiece
+from eckart.compression.pieces.matrix_piece import MatrixPiece
+from eckart.compression.pieces.mlp_piece import MlpPiece
+from eckart.compression.pieces.parts import LAYERS, Roles, mlps, query_keys, value_outputs
+from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.value_piece import ValueOutputPiece
 from eckart.compression.settings import Settings
-from eckart.compression.value_piece import ValueOutputPiece
 from eckart.nn import Matrix, locate
 from eckart.nn import roles as find_roles
 

@@ -1,0 +1,1 @@
+"""Which size for which piece."""

@@ -1,0 +1,1 @@
+"""Calibration: what the pieces are told, and fits to a compressed prefix."""

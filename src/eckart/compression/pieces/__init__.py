@@ -1,0 +1,1 @@
+"""What is decomposed together, how it is stored, and with what beside it."""
