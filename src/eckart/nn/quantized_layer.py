@@ -105,8 +105,8 @@ class QuantizedLinear(nn.Module):
         check_keys(spec, cls.kind, ("in_features", "out_features", "bits", "block", "bias"))
         if whole(spec, "bits") not in BITS:
             raise wrong(spec, "bits", "8 or 4")
-        sizes = [whole(spec, name, 1) for name in ("in_features", "out_features", "bits", "block")]
-        return cls.empty(*sizes, flag(spec, "bias"), dtype, device)
+        n, m, bits, block = (whole(spec, name, 1) for name in ("in_features", "out_features", "bits", "block"))
+        return cls.empty(n, m, bits, block, flag(spec, "bias"), dtype, device)
 
     @classmethod
     def from_linear(cls, linear: nn.Module, bits: int = 8, block: int = 64) -> "QuantizedLinear":
