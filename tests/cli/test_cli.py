@@ -200,3 +200,5 @@ def test_the_demo_measures_a_real_model_and_leaves_a_report(tmp_path: Path) -> N
     assert (tmp_path / "demo" / "adapted" / "adapter" / "adapter_model.safetensors").is_file()
     assert (tmp_path / "demo" / "trained" / "model" / "model.safetensors").is_file()
     assert "AdamW's, in the weights' type" in result.stdout
+    assert (tmp_path / "demo" / "compressed" / "report.json").is_file()
+    assert "Prefill: " in result.stdout

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from conftest import WORDS
 from eckart.lm import load
 
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "its", "own", "rank", "fall")
 USUAL = ("--sequences", 6, "--length", 16, "--method", "two-sided")
 # `eckart compress` that is killed when its model is to be written.
 KILLED = """
@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_with_what_it_had_learned_and_gives_the_same_model(
 
 
 def test_speed_beside_the_dense_model_is_measured_when_asked(folder, text, tmp_path, run, monkeypatch):
-    monkeypatch.setattr("eckart.lm.compressed_lm.bench", _quick_bench())
+    monkeypatch.setattr("eckart.lm.compressed.compressed_lm.bench", _quick_bench())
     options = ("--keep", 0.5, "--calibrate", text, "--out", tmp_path / "o", "--speed", *USUAL)
     code, printed, err = run("compress", folder, *options)
     assert code == 0, err

@@ -8,7 +8,7 @@ import typer
 from .console import dtype_given, progress_bar
 
 if TYPE_CHECKING:
-    from eckart.lm.speeds import Bench
+    from eckart.lm.judging.speeds import Bench
 
 
 def bench(

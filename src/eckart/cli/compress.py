@@ -1,6 +1,7 @@
 """`eckart compress`: a smaller model from a dense one, with what that loses and what it is good for."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,9 +112,9 @@ def show(done: "CompressedLM", *, html: Path | None, as_json: bool, every: bool,
         tell(f"wrote {html}")
 
 
-def weighted(given: list[str]) -> dict[str, float]:
+def weighted(given: list[str]) -> dict[str | os.PathLike[str], float]:
     """Texts with their weights, from TEXT or TEXT:WEIGHT; a file whose name ends so is a file."""
-    found: dict[str, float] = {}
+    found: dict[str | os.PathLike[str], float] = {}
     for each in given:
         name, _, weight = each.rpartition(":")
         if not name or Path(each).exists():

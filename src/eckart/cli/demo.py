@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .claims_bars import claim_bars
+from .compress import MARK
 from .console import progress_bar, require_free
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 QUICK = ("T1", "T3", "C1", "C4")  # of both halves, a few seconds each
 SMALL: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+COMPRESSING: dict[str, Any] = {"keep": 0.8, "method": "two-sided", "length": 256, "held_out": 2, "curve": (0.6,)}
+TIMING = {"prompt": 256, "new": 8, "rounds": 3}
 
 
 def demo(
@@ -23,22 +26,24 @@ def demo(
     ] = 24,
     force: Annotated[bool, typer.Option("--force", help="Replace what an earlier demo left there.")] = False,
 ) -> None:
-    """Look at SmolLM2-135M: every weight matrix, its layers' activations on real English; see why; adapt; train.
+    """Look at SmolLM2-135M: every weight matrix, its activations on real English; see why; adapt; train; compress.
 
     Why low rank appears is told by four of the claims of eckart claims. An adapter of rank 8 then learns
     Python's documentation, and the perplexity of topics that it has not seen falls. A small model of its own
-    learns the same from nothing, all of it, with GaLore: its optimizer states beside AdamW's.
+    learns the same from nothing, all of it, with GaLore: its optimizer states beside AdamW's. At last SmolLM2-135M
+    itself is made smaller: how well and how fast it still reads, beside dense.
     """
     from eckart.claims import run_many, write_gallery
     from eckart.claims.table import render_outcomes
     from eckart.lm import look
     from eckart.lm.run_folder import RunFolder
-    from eckart.nn.files import write_json
+    from eckart.nn.files import require_directory, write_json
     from eckart.report import html, render
 
     page, gallery, kept, ranks = out / "report.html", out / "claims.html", out / "profile", out / "ranks.json"
-    adapted, trained = out / "adapted", out / "trained"
+    adapted, trained, small = out / "adapted", out / "trained", out / "compressed"
     require_free(files=[page, gallery, ranks], folders=[kept], force=force)
+    require_directory(small, force=force, mark=MARK)
     for folder in (adapted, trained):
         RunFolder(folder).require_writable(resume=False, force=force)
     typer.echo(
@@ -62,12 +67,14 @@ def demo(
     render_outcomes(outcomes)
     _adapt(adapted, steps, force)
     _train(trained, 3 * steps, force)
+    _compress(small, tokens, force)
     typer.echo(f"\nreport   {page}   open it in a browser\nranks    {ranks}   the best ranks at 80 % of the parameters")
     typer.echo(f"profile  {kept}   eckart.Profile.load({str(kept)!r})")
     typer.echo(
         f"adapter  {adapted / 'adapter'}   eckart merge smollm2-135m --adapter {adapted / 'adapter'} --out merged"
     )
     typer.echo(f"trained  {trained / 'model'}   eckart train smollm2-135m --data YOUR.jsonl --out trained")
+    typer.echo(f"smaller  {small}   eckart compress smollm2-135m --keep 0.8 --calibrate YOUR.txt --out small")
     typer.echo(f"claims   {gallery}   all of them: eckart claims run all --html gallery.html")
 
 
@@ -112,6 +119,30 @@ def _train(out: Path, steps: int, force: bool) -> None:
         )  # fmt: skip
     typer.echo("")
     render_training(done)
+
+
+def _compress(out: Path, tokens: int, force: bool) -> None:
+    """Make SmolLM2-135M smaller on some of the topics, and show quality on others and speed beside dense.
+
+    Args:
+        out: Folder for the model.
+        tokens: Half of them are calibrated on, a quarter is evaluated.
+        force: Replace a model there.
+    """
+    from eckart.lm import compress
+
+    from .compress import show
+
+    typer.echo("Compressing SmolLM2-135M ...", err=True)
+    with progress_bar() as progress:
+        done = compress(
+            "smollm2-135m", text="pydoc", sequences=max(2, tokens // 512), evaluate={"pydoc": "pydoc"},
+            tokens=max(256, tokens // 4), progress=progress, **COMPRESSING,
+        )  # fmt: skip
+        done.measure_speed(progress=progress, **TIMING)
+        done.save(out, force=force)
+    typer.echo("")
+    show(done, html=None, as_json=False, every=False, force=force)
 
 
 def _topics() -> "tuple[list[Row], list[Row]]":
