@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import eckart.lm as lm
 from eckart.compression import METHODS, compress
+from eckart.compression.allocations.trying import standing
 from eckart.lm.look import next_token_loss
 from eckart.lm.text import read_text, tokenize
 from eckart.nn import replace
@@ -111,7 +112,7 @@ def run(data: Path, method: str, keeps: list[float], options: dict[str, Any]) ->
     begin = time.perf_counter()
     plan = compress(
         bench.model, bench.batches(bench.sequences), keep=1.0, method=method, loss=next_token_loss,
-        gradient_loss=lm.sampled_label_loss, gradient_batches=GRADIENTS, held_out=bench.batches(bench.held),
+        gradient_loss=lm.SampledLoss(), gradient_batches=GRADIENTS, held_out=bench.batches(bench.held),
         dry_run=True, **options,
     )  # fmt: skip
     learned = time.perf_counter() - begin
@@ -121,8 +122,6 @@ def run(data: Path, method: str, keeps: list[float], options: dict[str, Any]) ->
         each = plan.at(keep=keep)
         layers = each.layers()
         seconds = time.perf_counter() - begin
-        from eckart.compression.allocations.trying import standing
-
         with standing(bench.model, layers):
             told = bench.perplexities()
         results.append({"method": method, "keep": keep, "kept": round(each.kept, 4), "learning": round(learned, 1),

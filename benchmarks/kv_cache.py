@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eckart.lm import batches, load, perplexity, read_text
-from eckart.lm.kv_cache import cached_bytes, compress_cache
+from eckart.lm.kv_cache.compressing import cached_bytes, compress_cache
 
 CONTEXT = 1024
 

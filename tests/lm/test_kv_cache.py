@@ -9,9 +9,9 @@ from tests.families import VOCABULARY, families, masked
 from torch import nn
 from transformers import DynamicCache
 
-from eckart.lm.kv_cache import cached_bytes, compress_cache, load_cache
-from eckart.lm.kv_cache_fit import parts
-from eckart.lm.kv_cache_moments import observe_states
+from eckart.lm.kv_cache.compressing import cached_bytes, compress_cache, load_cache
+from eckart.lm.kv_cache.fit import parts
+from eckart.lm.kv_cache.moments import observe_states
 from eckart.nn.files.tensors import save_safetensors
 
 SIZES = {

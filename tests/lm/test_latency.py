@@ -8,7 +8,7 @@ from compressible import model
 
 import eckart.compression as compression
 from eckart.lm import bench, quantized
-from eckart.lm.speeds import speeds_of
+from eckart.lm.judging.speeds import speeds_of
 from eckart.nn import FactoredLinear
 from eckart.nn.quantized_layer import QuantizedLinear
 

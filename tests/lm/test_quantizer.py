@@ -15,8 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 import eckart
 import eckart.lm
-from eckart.compression.files_description import describe
-from eckart.compression.files_guard import guard
+from eckart.compression.files.description import describe
+from eckart.compression.files.guard import guard
 from eckart.nn import FactoredLinear, PivotedLinear, replace
 from eckart.nn.factored import to_linear
 from families import families
@@ -199,7 +199,7 @@ for name in names:
         raise AssertionError(f"{name} loaded it")
 from families import families
 from eckart.nn import FactoredLinear, replace
-import eckart.compression.files_guard as guarding
+import eckart.compression.files.guard as guarding
 model, (batch, _) = families()["llama"]()
 replace(model, "model.layers.0.mlp.up_proj", FactoredLinear.from_linear(model.model.layers[0].mlp.up_proj, rank=2))
 guarding.guard(model)

@@ -7,9 +7,9 @@ import torch
 from compressible import model, sentence, tokenizer
 
 import eckart.compression as compression
-from eckart.compression.trying import mean_loss
+from eckart.compression.allocations.trying import mean_loss
 from eckart.lm import calibration_data, recover
-from eckart.lm.opened_factors import opened
+from eckart.lm.compressed.opened_factors import opened
 from eckart.nn import FactoredLinear, PivotedLinear, replace
 from eckart.nn.quantized_layer import QuantizedLinear
 from eckart.nn.summed import SumLinear

@@ -113,7 +113,7 @@ def floored(
         raise ValueError(f"protect: {protect}; give a number from 0 (no floor of their own) to 1 (dense)")
     shared = shared_heads(settings)
     higher = lowest + protect * (1 - lowest)
-    shares = {piece.label: higher if shared.issuperset(piece.names) else lowest for piece in pieces}
+    shares = {piece.label: lowest if shared.isdisjoint(piece.names) else higher for piece in pieces}
     dense = {piece.label: piece.dense_bytes for piece in pieces}
 
     def points(part: float) -> dict[str, int]:

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from torch import nn
 
 from eckart.compression.allocations.trying import mean_loss
-from eckart.lm.block_recovery import refine_blocks
-from eckart.lm.calibration import Calibration
-from eckart.lm.lora_recovery import train_adapters
+from eckart.lm.compressed.block_recovery import refine_blocks
+from eckart.lm.compressed.calibration import Calibration
+from eckart.lm.compressed.lora_recovery import train_adapters
 from eckart.nn import Progress
 from eckart.nn.compressed import is_compressed
 

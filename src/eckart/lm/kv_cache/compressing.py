@@ -23,9 +23,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from eckart.lm.kv_cache_fit import Part, parts
-from eckart.lm.kv_cache_moments import Seen, observe_states
-from eckart.lm.kv_cache_result import CompressedCache, cached_bytes, load_cache, require_plain
+from eckart.lm.kv_cache.fit import Part, parts
+from eckart.lm.kv_cache.moments import Seen, observe_states
+from eckart.lm.kv_cache.result import CompressedCache, cached_bytes, load_cache, require_plain
 from eckart.nn import Progress
 from eckart.nn.patterns import closest
 

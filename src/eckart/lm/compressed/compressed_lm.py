@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.lm.quantizer  # noqa: F401  (transformers learns to write compressed models)
 from eckart.compression import Compressed, Plan
-from eckart.lm.calibration import Calibration
-from eckart.lm.evaluation import Evaluation
-from eckart.lm.latency import COMPRESSED, DENSE, bench
-from eckart.lm.recovery import Recovery
-from eckart.lm.speeds import Bench
+from eckart.lm.compressed.calibration import Calibration
+from eckart.lm.compressed.recovery import Recovery
+from eckart.lm.judging.evaluation import Evaluation
+from eckart.lm.judging.latency import COMPRESSED, DENSE, bench
+from eckart.lm.judging.speeds import Bench
 from eckart.lm.whole_models import MARK
 from eckart.nn import Progress
 from eckart.nn.files import atomic_directory, write_json

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.linalg import weighted_approximation, weighted_singular_values
-from eckart.lm.kv_cache_attention import Latent
-from eckart.lm.kv_cache_moments import Seen
+from eckart.lm.kv_cache.attention import Latent
+from eckart.lm.kv_cache.moments import Seen
 from eckart.nn import matrices, roles
 
 

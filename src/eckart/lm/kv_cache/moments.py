@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.lm.kv_cache_attention import given_cache, register, sdpa
+from eckart.lm.kv_cache.attention import given_cache, register, sdpa
 from eckart.nn import Progress, roles
 from eckart.nn.batches import Padding, run_model, to_device
 from eckart.nn.modes import evaluating

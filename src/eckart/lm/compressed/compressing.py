@@ -17,14 +17,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.compression as compression
 from eckart.compression.allocations.trying import standing
-from eckart.lm.calibration import Source, calibration_data
-from eckart.lm.compressed_lm import CompressedLM, size_of
-from eckart.lm.evaluation import Evaluation, token_counts
-from eckart.lm.evaluation import evaluate as evaluated
+from eckart.lm.compressed.calibration import Source, calibration_data
+from eckart.lm.compressed.compressed_lm import CompressedLM, size_of
+from eckart.lm.compressed.recovery import HOW, How
+from eckart.lm.compressed.recovery import recover as recovered
+from eckart.lm.compressed.sampled_loss import SampledLoss
+from eckart.lm.judging.evaluation import Evaluation, token_counts
+from eckart.lm.judging.evaluation import evaluate as evaluated
 from eckart.lm.load import LanguageModel, load
-from eckart.lm.recovery import HOW, How
-from eckart.lm.recovery import recover as recovered
-from eckart.lm.sampled_loss import SampledLoss
 from eckart.nn import Progress
 
 GRADIENTS = 16  # sequences from which output gradients are taken

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from eckart.lm.calibration import LONGEST_TOKEN, Calibration, Source, first_tokens
-from eckart.lm.overlap import PASSAGE, PHRASE, SAME_DOMAIN, grams, share
+from eckart.lm.compressed.calibration import LONGEST_TOKEN, Calibration, Source, first_tokens
+from eckart.lm.judging.overlap import PASSAGE, PHRASE, SAME_DOMAIN, grams, share
 from eckart.lm.perplexity import perplexity
 from eckart.lm.text import needed, read_text
 from eckart.nn import Progress, matrices

@@ -18,8 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.lm.calibration import Calibration
-from eckart.lm.recovery_steps import Best, clip, endless, parameters_of, rate, require_finite, require_positive
+from eckart.lm.compressed.calibration import Calibration
+from eckart.lm.compressed.recovery_steps import (
+    Best,
+    clip,
+    endless,
+    parameters_of,
+    rate,
+    require_finite,
+    require_positive,
+)
 from eckart.nn import Progress
 from eckart.nn.batches import Padding
 from eckart.nn.blocks import Chain, find_chain

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.compression.files.densifying import densify
+from eckart.lm.judging.speeds import Bench, speeds_of
 from eckart.lm.load import load
-from eckart.lm.speeds import Bench, speeds_of
 from eckart.nn import Progress
 from eckart.nn.compressed import is_compressed
 from eckart.nn.modes import evaluating

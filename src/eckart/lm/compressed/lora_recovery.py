@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from eckart import adapters
 from eckart.compression.allocations.trying import mean_loss
-from eckart.lm.calibration import Calibration
+from eckart.lm.compressed.calibration import Calibration
+from eckart.lm.compressed.opened_factors import opened
+from eckart.lm.compressed.recovery_steps import Best, clip, endless, rate, require_finite, require_positive
 from eckart.lm.look import next_token_loss
-from eckart.lm.opened_factors import opened
-from eckart.lm.recovery_steps import Best, clip, endless, rate, require_finite, require_positive
 from eckart.nn import Progress
 from eckart.nn.batches import to_device
 from eckart.nn.modes import evaluating

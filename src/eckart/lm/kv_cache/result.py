@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from eckart.lm.kv_cache_attention import NAME, PLACE, Latent, Latents, use_latents
+from eckart.lm.kv_cache.attention import NAME, PLACE, Latent, Latents, use_latents
 from eckart.nn import roles
 from eckart.nn.files.tensors import read_header, save_safetensors
 

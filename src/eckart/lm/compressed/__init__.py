@@ -1,0 +1,1 @@
+"""Compressing language models on text, and training what was compressed a little further."""

@@ -1,0 +1,1 @@
+"""A cache of keys and values that holds latents of lower rank."""
