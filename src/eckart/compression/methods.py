@@ -16,7 +16,7 @@ from eckart.compression.pieces.matrix_piece import MatrixPiece
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.pieces.quantized_piece import with_codes
 from eckart.compression.pieces.sparse_piece import with_entries
-from eckart.compression.pieces.units import basis_sharing, modegpt
+from eckart.compression.pieces.units import basis_sharing, modegpt, neurons
 from eckart.compression.settings import Settings
 from eckart.nn import Matrix
 
@@ -67,8 +67,16 @@ METHODS: dict[str, Method] = {
     "svd-llm": Method(
         "2403.07378", "best in the covariance of the inputs", metrics.input_covariance, "uniform", factors
     ),
+    "aa-svd": Method(
+        "2604.02119", "fitted to what the compressed blocks before give", metrics.input_covariance, "uniform", factors,
+        inputs="anchored",
+    ),
     "two-sided": Method(
-        "1503.05671", "best in the covariances of inputs and output gradients", metrics.two_sided, "hulls", factors
+        "1503.05671", "best in the covariances of inputs and output gradients, pivoted", metrics.two_sided, "hulls",
+        pivoted,
+    ),
+    "laser": Method(
+        "2312.13558", "the few matrices that bear it cut hard, the others dense", metrics.plain, "selected", factors
     ),
     "low-rank+sparse": Method(
         "2409.13652", "a product and the largest entries of what it leaves", metrics.activation_scale, "uniform",
@@ -90,11 +98,8 @@ METHODS: dict[str, Method] = {
         "2408.09632", "fewer neurons and dimensions of heads: smaller dense layers", metrics.input_covariance,
         "uniform", modegpt,
     ),
-    "laser": Method(
-        "2312.13558", "the few matrices that bear it cut hard, the others dense", metrics.plain, "selected", factors
-    ),
     "auto": Method(
-        "none", "two-sided, pivoted, anchored, with the best of several allocations", metrics.two_sided, "candidates",
-        pivoted, inputs="anchored",
+        "ours", "fewer neurons, pivoted products for the rest, both two-sided; the best of several allocations",
+        metrics.two_sided, "candidates", neurons,
     ),
 }  # fmt: skip
