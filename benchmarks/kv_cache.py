@@ -15,8 +15,7 @@ import time
 import torch
 from transformers import PreTrainedModel
 
-from eckart.lm import batches, load, perplexity, read_text
-from eckart.lm.kv_cache.compressing import cached_bytes, compress_cache
+from eckart.lm import batches, cached_bytes, compress_cache, load, perplexity, read_text
 
 CONTEXT = 1024
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from eckart import optim
+from eckart import compression, optim
 from eckart.optim import checking
 from eckart.optim.inner import Inner
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "eckart", "eckart.adapters", "eckart.adapters.optimizers", "eckart.linalg", "eckart.nn", "eckart.nn.files",
-    "eckart.optim", "eckart.spectra", "eckart.theory", "eckart.regularizers", "eckart.lm", "eckart.report",
+    "eckart", "eckart.adapters", "eckart.adapters.optimizers", "eckart.compression", "eckart.linalg", "eckart.nn",
+    "eckart.nn.files", "eckart.optim", "eckart.spectra", "eckart.theory", "eckart.regularizers", "eckart.lm", "eckart.report",
     "eckart.claims",
 )  # fmt: skip
 
@@ -107,6 +107,14 @@ def test_the_table_of_methods_is_that_of_the_code() -> None:
     for name, method in importlib.import_module("eckart.adapters").METHODS.items():
         wanted = " and ".join(each.replace("_", " ") for each in method.wanted)
         assert f"| `{name}` | {method.says} | {wanted} | {method.peft} | {method.source} |" in text, name
+
+
+def test_the_table_of_ways_to_compress_is_that_of_the_code() -> None:
+    text = (ROOT / "docs" / "compressing.md").read_text()
+    for name, method in compression.METHODS.items():
+        looks = " and ".join(each.replace("_", " ") for each in method.metric.wanted)
+        row = f"| `{name}` | {method.says} | {looks} | {method.allocation} | {method.inputs} | {method.source} |"
+        assert row in text, row
 
 
 def test_the_tables_of_training_are_those_of_the_code() -> None:
