@@ -6,15 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.pieces.piece import Piece
-from eckart.compression.settings import Settings
 from eckart.linalg import rank_cost
 from eckart.nn import Observation
 
 
 class ToyPiece(Piece):
     """A matrix (m, n) of this spectrum; `fixed` bytes come to every size below full."""
-
-    smallest = 1
 
     def __init__(
         self,
@@ -26,8 +23,8 @@ class ToyPiece(Piece):
         itemsize: int = 4,
         fixed: int = 0,
     ) -> None:
-        self.settings, self.cost = Settings(), cost
-        self.name, self.matrix_shape, self.number, self.fixed = name, shape, itemsize, fixed
+        self.name, self.matrix_shape, self.number = name, shape, itemsize
+        self.cost, self.fixed = cost, fixed
         self.learned = {"spectrum": torch.as_tensor(spectrum, dtype=torch.float64)}
 
     names = property(lambda self: (self.name,))
@@ -35,7 +32,6 @@ class ToyPiece(Piece):
     shape = property(lambda self: self.matrix_shape)
     itemsize = property(lambda self: self.number)
     dense_bytes = property(lambda self: self.shape[0] * self.shape[1] * self.itemsize)
-    fixed_bytes = property(lambda self: self.fixed)
 
     def learn(self, seen: Mapping[str, Observation]) -> None:
         raise AssertionError("a toy has nothing to learn")

@@ -8,7 +8,7 @@ values.
 Paper: MoDeGPT (arXiv 2408.09632) gives every head the same size.
 """
 
-from collections.abc import Mapping
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from torch import Tensor
 from eckart.compression.metrics import Metric
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
-from eckart.linalg import working_dtype
-from eckart.nn import Matrix, Observation
+from eckart.nn import Matrix
 
 
 class HeadsPiece(Piece):
@@ -38,8 +37,8 @@ class HeadsPiece(Piece):
     def __init__(
         self, first: Matrix, second: Matrix, heads: int, kv_heads: int, settings: Settings, metric: Metric
     ) -> None:
-        super().__init__([first, second], settings)
-        self.first, self.second, self.metric = first, second, metric
+        super().__init__([first, second], settings, metric)
+        self.first, self.second = first, second
         self.group, odd = divmod(heads, kv_heads)
         wide, narrow = self.widths()
         self.kv_heads, self.head_dim = kv_heads, narrow // kv_heads
@@ -47,24 +46,16 @@ class HeadsPiece(Piece):
             shapes = f"{first.name} {first.shape} and {second.name} {second.shape}"
             raise ValueError(f"heads: {shapes} do not have {heads} query heads for {kv_heads} others of one width")
 
+    @abstractmethod
     def widths(self) -> tuple[int, int]:
         """The dimensions of all query heads, and of all heads of keys or values."""
-        raise NotImplementedError
 
     @property
     def full(self) -> int:
         return self.shape[1]
-
-    def seen_of(self, matrix: Matrix, seen: Mapping[str, Observation]) -> Observation:
-        return seen.get(matrix.name, Observation(matrix.name, 0))
 
     def places(self, kept: Tensor) -> Tensor:  # (s,) ascending -> (group · s,) ascending
         """Where the query heads have the dimensions of keys and values that stay."""
         head, dim = kept // self.head_dim, kept % self.head_dim
         group = torch.arange(self.group, device=kept.device).unsqueeze(-1)
         return ((head * self.group + group) * self.head_dim + dim).flatten().sort().values
-
-
-def working(matrix: Matrix) -> Tensor:
-    W = matrix.weight().detach()
-    return W.to(working_dtype(W.dtype))

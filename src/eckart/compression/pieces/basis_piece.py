@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.piece import Piece, bias_of, product_spectrum, working
 from eckart.compression.pieces.storages import stored_bytes
 from eckart.compression.settings import Settings
-from eckart.linalg import solve_gram, weighted_approximation, working_dtype
+from eckart.linalg import solve_gram, weighted_approximation
 from eckart.nn import FactoredLinear, Matrix, Observation
 
 
@@ -41,8 +41,7 @@ class BasisPiece(Piece):
     form = "shared"
 
     def __init__(self, members: Sequence[Matrix], settings: Settings, metric: Metric) -> None:
-        super().__init__(members, settings)
-        self.metric = metric
+        super().__init__(members, settings, metric)
         widths = {matrix.shape[1] for matrix in members}
         if len(widths) != 1:
             raise ValueError(f"members: {self.label} read inputs of widths {sorted(widths)}; one basis needs one width")
@@ -54,16 +53,15 @@ class BasisPiece(Piece):
         return sum(m for m, _ in shapes), shapes[0][1]
 
     def learn(self, seen: Mapping[str, Observation]) -> None:
-        pairs = [self.metric.pair(seen.get(name, Observation(name, 0)), self.settings) for name in self.names]
-        weights = [_working(matrix.weight().detach()) for matrix in self.members.values()]
+        pairs = [self.covariances(matrix, seen) for matrix in self.members.values()]
+        weights = [working(matrix) for matrix in self.members.values()]
         own = [C for C, _ in pairs if C is not None]
         C = torch.stack(own).mean(0) if own else None
         outputs = [G for _, G in pairs if G is not None]
         G = torch.block_diag(*outputs) if len(outputs) == len(pairs) else None
         W = torch.cat(weights)
         B, A = weighted_approximation(W, self.full, input_covariance=C, output_covariance=G)
-        energies = _energy(A.mT, C) * _energy(B, G)  # of orthogonal directions: σ² is the product of both sides
-        self.learned = {"B": B, "A": A, "spectrum": energies.clamp_min(0).sqrt().cummin(0).values}
+        self.learned = {"B": B, "A": A, "spectrum": product_spectrum(B, A, C, G)}
         if C is not None and any(each is not None and not torch.equal(each, own[0]) for each, _ in pairs):
             for index, (weight, (each, _)) in enumerate(zip(weights, pairs, strict=True)):
                 if each is not None:
@@ -81,8 +79,8 @@ class BasisPiece(Piece):
         for index, (name, matrix) in enumerate(self.members.items()):
             stop = start + matrix.shape[0]
             B = self._coefficients(index, slice(start, stop), size)
-            dtype, bias = matrix.weight().dtype, getattr(matrix.module, "bias", None)
-            layer = FactoredLinear(B.to(dtype), self.learned["A"][:size].to(dtype), bias)
+            dtype = matrix.weight().dtype
+            layer = FactoredLinear(B.to(dtype), self.learned["A"][:size].to(dtype), bias_of(matrix))
             basis = layer.A if basis is None else basis
             layer.A = basis
             layers[name], start = layer, stop
@@ -101,13 +99,3 @@ def _fit(index: int, W: Tensor, C: Tensor, A: Tensor) -> dict[str, Tensor]:
     """The system for B_i: A C_i Aᵀ (k, k) and W_i C_i Aᵀ (m, k), in float64: small values of A C Aᵀ are squares."""
     V = C.double() @ A.double().mT
     return {f"gram.{index}": A.double() @ V, f"cross.{index}": W.double() @ V}
-
-
-def _working(W: Tensor) -> Tensor:
-    return W.to(working_dtype(W.dtype))
-
-
-def _energy(F: Tensor, C: Tensor | None) -> Tensor:  # (n, k), (n, n) -> (k,) float64
-    """f_iᵀ C f_i of each column."""
-    F = F.double()
-    return ((F if C is None else C.double() @ F) * F).sum(0)

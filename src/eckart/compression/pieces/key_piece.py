@@ -11,13 +11,13 @@ Cost: products with C.
 Paper: MoDeGPT (arXiv 2408.09632) sums over a group as we do, and gives every head the same size.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from eckart.compression.pieces.attention_piece import HeadsPiece
+from eckart.compression.pieces.piece import bias_of
 from eckart.compression.pieces.storages import INDEX_BYTES
 from eckart.nn import Matrix, Observation
 from eckart.nn.selected import SelectedLinear
@@ -58,11 +58,11 @@ class QueryKeyPiece(HeadsPiece):
 
     def _energy(self, matrix: Matrix, seen: Mapping[str, Observation]) -> tuple[Tensor, Tensor | None]:
         """E[y_i²] of each output, its bias included, in float64; and the covariance of the outputs' gradients."""
-        observed = self.seen_of(matrix, seen)
-        C, G = self.metric.pair(observed, self.settings)
+        observed = self.observed(matrix, seen)
+        C, G = self.covariances(matrix, seen)
         W = matrix.weight().detach().double()
         energy = ((W if C is None else W @ C.double()) * W).sum(-1)
-        bias = getattr(matrix.module, "bias", None)
+        bias = bias_of(matrix)
         if bias is not None:
             b = bias.detach().double()
             mean = 0.0 if observed.input_sum is None else W @ observed.mean.double()
@@ -74,9 +74,6 @@ class QueryKeyPiece(HeadsPiece):
             return self.dense_bytes
         indices = INDEX_BYTES * (self.first.shape[0] + self.second.shape[0])
         return self._whole(size) * self.shape[0] * self.itemsize + indices
-
-    def size_for(self, share: float, multiple: int = 1) -> int:
-        return max(self._whole(super().size_for(share, math.lcm(multiple, self.step))), min(self.step, self.full))
 
     def error(self, size: int) -> float:
         return super().error(self._whole(size))
@@ -104,7 +101,7 @@ class QueryKeyPiece(HeadsPiece):
 
 def _selected(matrix: Matrix, rows: Tensor) -> SelectedLinear:
     """The layer of some rows; the bias is zero elsewhere."""
-    bias = getattr(matrix.module, "bias", None)
+    bias = bias_of(matrix)
     if bias is not None:
         bias = torch.zeros_like(bias).index_copy(0, rows, bias.detach()[rows])
     m, n = matrix.shape

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.piece import Piece, bias_of, working
 from eckart.compression.settings import Settings
-from eckart.linalg import nystrom, nystrom_weight, working_dtype
+from eckart.linalg import nystrom, nystrom_weight
 from eckart.nn import Matrix, Observation
 from eckart.nn.factored import to_linear
 
@@ -41,8 +41,8 @@ class MlpPiece(Piece):
     form = "neurons"
 
     def __init__(self, inner: Sequence[Matrix], down: Matrix, settings: Settings, metric: Metric) -> None:
-        super().__init__([*inner, down], settings)
-        self.inner, self.down, self.metric = tuple(inner), down, metric
+        super().__init__([*inner, down], settings, metric)
+        self.inner, self.down = tuple(inner), down
         if any(matrix.shape[0] != down.shape[1] for matrix in inner):
             shapes = {name: matrix.shape for name, matrix in self.members.items()}
             raise ValueError(f"inner: {shapes} are no MLP: what the last reads is what the others write")
@@ -56,23 +56,16 @@ class MlpPiece(Piece):
     def full(self) -> int:
         return self.shape[1]
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of down."""
-        return getattr(self.down.module, "bias", None)
-
     def learn(self, seen: Mapping[str, Observation]) -> None:
-        observed = seen.get(self.down.name, Observation(self.down.name, 0))
-        C, G = self.metric.pair(observed, self.settings)
-        W = self.down.weight().detach()
-        W = W.to(working_dtype(W.dtype))
+        observed = self.observed(self.down, seen)
+        C, G = self.covariances(self.down, seen)
         learned: dict[str, Tensor] = {}
-        if C is not None and observed.covariance is not None and self.bias is not None:
+        if C is not None and observed.covariance is not None and bias_of(self.down) is not None:
             mean = observed.mean.double()
             C = C.double() - (1 - self.settings.shrink) * torch.outer(mean, mean)  # the same shrinking, around the mean
             C = C.to(observed.covariance.dtype)
             learned["mean"] = observed.mean
-        order, F, L, errors = nystrom(W, input_covariance=C, output_covariance=G)
+        order, F, L, errors = nystrom(working(self.down), input_covariance=C, output_covariance=G)
         spectrum = _falling(-errors.diff()).sqrt()
         self.learned = learned | {"order": order, "F": F, "L": L, "errors": errors, "spectrum": spectrum}
 
@@ -89,11 +82,10 @@ class MlpPiece(Piece):
         kept = self.learned["order"][:size]
         layers: dict[str, nn.Module] = {}
         for matrix in self.inner:
-            bias = getattr(matrix.module, "bias", None)
+            bias = bias_of(matrix)
             layers[matrix.name] = _smaller(matrix, matrix.weight()[kept], None if bias is None else bias[kept])
         V = nystrom_weight(self.learned["F"], self.learned["L"], size)
-        W = self.down.weight().detach()
-        bias = self.bias
+        W, bias = self.down.weight().detach(), bias_of(self.down)
         if bias is not None and "mean" in self.learned:
             mean = self.learned["mean"].to(V.dtype)
             bias = (bias.detach().to(V.dtype) + W.to(V.dtype) @ mean - V @ mean[kept]).to(W.dtype)

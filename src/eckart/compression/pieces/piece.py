@@ -10,7 +10,9 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from eckart.compression.metrics import Metric, Pair
 from eckart.compression.settings import Settings
+from eckart.linalg import working_dtype
 from eckart.nn import Matrix, Observation
 
 
@@ -23,15 +25,15 @@ class Piece(ABC):
     Args:
         members: The matrices, with their names; all of one dtype.
         settings: What the method's parts are told.
+        metric: In which error a decomposition is best.
     """
 
     form: str  # what the report calls it once compressed: "factors", "pivoted", ...
     smallest = 1  # the least size that an allocation gives
-    cost = "factors"  # how numbers grow with the size, as `linalg.allocate` knows it
 
-    def __init__(self, members: Sequence[Matrix], settings: Settings) -> None:
+    def __init__(self, members: Sequence[Matrix], settings: Settings, metric: Metric) -> None:
         self.members = {matrix.name: matrix for matrix in members}
-        self.settings = settings
+        self.settings, self.metric = settings, metric
         self.learned: dict[str, Tensor] = {}  # all that `learn` found, as flat tensors: what is kept for resuming
 
     @property
@@ -65,11 +67,6 @@ class Piece(ABC):
         return min(self.shape)
 
     @property
-    def fixed_bytes(self) -> int:
-        """Bytes that are stored at any size below full: permutations, a quantised remainder."""
-        return 0
-
-    @property
     def spectrum(self) -> Tensor:  # (full,) descending, float64
         """Singular values in the metric: at size r the squared error is Σ_{i>r} σ_i²."""
         return self.learned["spectrum"]
@@ -82,17 +79,6 @@ class Piece(ABC):
     def bytes(self, size: int) -> int:
         """What is stored at a size."""
 
-    def size_for(self, share: float, multiple: int = 1) -> int:
-        """The largest size, a multiple of `multiple`, that takes at most this share of the dense bytes."""
-        budget = share * self.dense_bytes
-        if budget >= self.dense_bytes:
-            return self.full
-        low, high = 0, self.full - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.bytes(middle) <= budget else (low, middle - 1)
-        return max(low // multiple * multiple, min(1, self.full))
-
     def error(self, size: int) -> float:
         """The relative error ‖W − W'‖ / ‖W‖ in the metric, at a size, as the calibration has it."""
         energies = self.spectrum.square()
@@ -102,3 +88,45 @@ class Piece(ABC):
     @abstractmethod
     def build(self, size: int) -> dict[str, nn.Module]:
         """The layers that stand in the matrices' places at a size; none at full size."""
+
+    def observed(self, matrix: Matrix, seen: Mapping[str, Observation]) -> Observation:
+        """What was seen of a matrix; nothing, where no batch uses it."""
+        return seen.get(matrix.name, Observation(matrix.name, tokens=0))
+
+    def covariances(self, matrix: Matrix, seen: Mapping[str, Observation]) -> Pair:
+        """C (n, n) and G (m, m) of a matrix in the metric; None is the identity."""
+        return self.metric.pair(self.observed(matrix, seen), self.settings)
+
+
+def working(matrix: Matrix) -> Tensor:  # (m, n)
+    """The weight, in float32 or float64."""
+    W = matrix.weight().detach()
+    return W.to(working_dtype(W.dtype))
+
+
+def bias_of(matrix: Matrix) -> Tensor | None:  # (m,)
+    """The bias of the matrix's layer, if it has one."""
+    return getattr(matrix.module, "bias", None)
+
+
+def product_spectrum(
+    B: Tensor,  # (m, k) orthogonal columns in G
+    A: Tensor,  # (k, n) orthogonal rows in C
+    C: Tensor | None,  # (n, n)
+    G: Tensor | None,  # (m, m)
+) -> Tensor:  # (k,) descending, float64
+    """The singular values of B A in a metric: σ_i² = (b_iᵀ G b_i)(a_iᵀ C a_i), as directions are orthogonal.
+
+    Example:
+        >>> import torch
+        >>> product_spectrum(torch.eye(2), torch.diag(torch.tensor([3.0, 1.0])), None, 4 * torch.eye(2))
+        tensor([6., 2.], dtype=torch.float64)
+    """
+    energies = _energies(A.mT, C) * _energies(B, G)
+    return energies.clamp_min(0).sqrt().cummin(0).values
+
+
+def _energies(F: Tensor, C: Tensor | None) -> Tensor:  # (n, k), (n, n) -> (k,) float64
+    """f_iᵀ C f_i of each column."""
+    F = F.double()
+    return ((F if C is None else C.double() @ F) * F).sum(0)

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.pieces.matrix_piece import UNSEEN, MatrixPiece
-from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.matrix_piece import MatrixPiece
+from eckart.compression.pieces.piece import Piece, bias_of, working
 from eckart.compression.settings import Settings
-from eckart.linalg import anchored_target, approximation_error, quantize, shrink, weighted_approximation, working_dtype
+from eckart.linalg import approximation_error, quantize
 from eckart.nn import FactoredLinear, Matrix, Observation
-from eckart.nn.crossing import Crossed
 from eckart.nn.quantized_layer import QuantizedLinear
 from eckart.nn.summed import SumLinear
 
@@ -47,27 +46,16 @@ class QuantizedPiece(MatrixPiece):
 
     def learn(self, seen: Mapping[str, Observation]) -> None:
         super().learn(seen)
-        W = self._weight()
-        C, G = self.metric.pair(seen.get(self.matrix.name, UNSEEN), self.settings)
+        W = working(self.matrix)
+        C, G = self.covariances(self.matrix, seen)
         none = W.new_zeros(W.shape[0], 1), W.new_zeros(1, W.shape[1])
         whole = approximation_error(W, *none, input_covariance=C, output_covariance=G)
-        stored = {name: self.learned[name].to(self.matrix.weight().dtype) for name in ("B", "A")}
-        self.learned |= stored | {"whole": whole}
+        self.learned["whole"] = whole
 
     def target(self) -> Tensor:  # (m, n)
         """What quantisation loses, in float32 or float64."""
-        W = self._weight()
+        W = working(self.matrix)
         return W - self._quantized(None).weight.to(W.dtype)
-
-    def refit(self, crossed: Crossed, size: int) -> dict[str, Tensor]:
-        """B and A that, beside the codes, give the dense outputs from the inputs of a prefix that has changed."""
-        alpha = self.settings.shrink
-        C = shrink(crossed.covariance, alpha)
-        M = (1 - alpha) * (crossed.cross - crossed.covariance) + C
-        W = self._weight()
-        E = anchored_target(W, C, M) - (W - self.target())
-        B, A = weighted_approximation(E, size, input_covariance=C) if size else (W[:, :0], W[:0])
-        return {"B": B.to(self.matrix.weight().dtype), "A": A.to(self.matrix.weight().dtype)}
 
     def bytes(self, size: int) -> int:
         m, n = self.shape
@@ -81,15 +69,10 @@ class QuantizedPiece(MatrixPiece):
         return float(left) ** 0.5 / whole if whole and size < self.full else 0.0
 
     def layers(self, B: Tensor, A: Tensor) -> dict[str, nn.Module]:
-        bias = getattr(self.matrix.module, "bias", None)
+        bias = bias_of(self.matrix)
         if not B.shape[1]:
             return {self.matrix.name: self._quantized(bias)}
         return {self.matrix.name: SumLinear(FactoredLinear(B, A, bias), self._quantized(None))}
-
-    def _weight(self) -> Tensor:  # (m, n)
-        """The matrix, in float32 or float64."""
-        W = self.matrix.weight().detach()
-        return W.to(working_dtype(W.dtype))
 
     def _quantized(self, bias: Tensor | None) -> QuantizedLinear:
         W = self.matrix.weight().detach()

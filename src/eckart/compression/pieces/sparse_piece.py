@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.pieces.matrix_piece import UNSEEN, MatrixPiece
-from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.matrix_piece import MatrixPiece
+from eckart.compression.pieces.piece import Piece, bias_of, working
 from eckart.compression.settings import Settings
-from eckart.linalg import find_range, refresh, weighted_approximation, working_dtype
+from eckart.linalg import find_range, refresh, weighted_approximation
 from eckart.nn import FactoredLinear, Matrix, Observation
 from eckart.nn.sparse_layer import START_BYTES, SparseLinear, index_dtype
 from eckart.nn.summed import SumLinear
@@ -53,9 +53,8 @@ class SparsePiece(Piece):
     form = "factors+sparse"
 
     def __init__(self, members: Sequence[Matrix], settings: Settings, metric: Metric) -> None:
-        super().__init__(members, settings)
+        super().__init__(members, settings, metric)
         (self.matrix,) = members
-        self.metric = metric
         self.low_rank_share = settings.options["low_rank_share"]
         if not 0 <= self.low_rank_share < 1:
             raise ValueError(f"low_rank_share: {self.low_rank_share!r}; give the product's share, from 0 to below 1")
@@ -69,14 +68,9 @@ class SparsePiece(Piece):
     def full(self) -> int:
         return self.shape[1]
 
-    @property
-    def spectrum(self) -> Tensor:  # (n,) descending, float64
-        """Its tails bound the squared errors: they are those of the largest entries alone, without a product."""
-        return self.learned["spectrum"]
-
     def learn(self, seen: Mapping[str, Observation]) -> None:
-        C, _ = self.metric.pair(seen.get(self.matrix.name, UNSEEN), self.settings)
-        W = self._weight()
+        C, _ = self.covariances(self.matrix, seen)
+        W = working(self.matrix)
         D = W.new_ones(W.shape[1]) if C is None or not bool(C.any()) else C.diagonal().sqrt().to(W)
         entries = (W * D).double().abs().sort(-1, descending=True).values
         self.learned = {"scale": D, "spectrum": entries.square().sum(0).sqrt()}
@@ -95,7 +89,7 @@ class SparsePiece(Piece):
     def error(self, size: int) -> float:
         if size == self.full:
             return 0.0
-        W, D, parts = self._weight(), self.learned["scale"], self._parts(size)
+        W, D, parts = working(self.matrix), self.learned["scale"], self._parts(size)
         left = W - parts.B.to(W) @ parts.A.to(W)
         left = left.scatter(-1, parts.columns, left.gather(-1, parts.columns) - parts.values.to(W))
         whole = float((W * D).norm())
@@ -104,7 +98,7 @@ class SparsePiece(Piece):
     def build(self, size: int) -> dict[str, nn.Module]:
         if size == self.full:
             return {}
-        bias = getattr(self.matrix.module, "bias", None)
+        bias = bias_of(self.matrix)
         B, A, values, columns = self._parts(size)
         starts = torch.arange(len(values) + 1, device=values.device) * size
         layer = SparseLinear(values.flatten(), columns.flatten(), starts, self.shape[1], None if A.numel() else bias)
@@ -114,17 +108,12 @@ class SparsePiece(Piece):
         """The decomposition at a size; the last one is remembered, since a plan asks for its error before it builds."""
         if self._last is None or self._last[0] != size:
             dtype = self.matrix.weight().dtype
-            self._last = size, split(self._weight(), self.learned["scale"], self.rank(size), size, dtype)
+            self._last = size, split(working(self.matrix), self.learned["scale"], self.rank(size), size, dtype)
         return self._last[1]
 
     def _sparse_bytes(self, size: int) -> int:
         m, n = self.shape
         return m * size * (self.itemsize + index_dtype(n).itemsize) + START_BYTES * (m + 1)
-
-    def _weight(self) -> Tensor:  # (m, n)
-        """The matrix, in float32 or float64."""
-        W = self.matrix.weight().detach()
-        return W.to(working_dtype(W.dtype))
 
 
 def split(

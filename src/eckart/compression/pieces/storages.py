@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from eckart.linalg import pivot_factors, rank_cost
 from eckart.nn import FactoredConv, FactoredLinear, Matrix, PivotedConv, PivotedLinear
 
-STORAGES = ("factors", "pivoted")
 INDEX_BYTES = 4  # of one int32 of the gather
 
 

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.pieces.attention_piece import HeadsPiece, working
+from eckart.compression.pieces.attention_piece import HeadsPiece
+from eckart.compression.pieces.piece import bias_of, working
 from eckart.compression.pieces.storages import INDEX_BYTES
 from eckart.linalg import weighted_approximation
 from eckart.nn import Observation
@@ -38,8 +39,8 @@ class ValueOutputPiece(HeadsPiece):
         return self.first.shape[1] + self.group * self.second.shape[0], self.first.shape[0]
 
     def learn(self, seen: Mapping[str, Observation]) -> None:
-        C, _ = self.metric.pair(self.seen_of(self.first, seen), self.settings)
-        _, G = self.metric.pair(self.seen_of(self.second, seen), self.settings)
+        C, _ = self.covariances(self.first, seen)
+        _, G = self.covariances(self.second, seen)
         W = working(self.first).unflatten(0, (self.kv_heads, self.head_dim))
         read = self._read(working(self.second).double(), G)
         B, A = weighted_approximation(W, self.head_dim, input_covariance=C, output_covariance=read)
@@ -48,7 +49,7 @@ class ValueOutputPiece(HeadsPiece):
         energies = ((V * A.double()).sum(-1) * reached).clamp_min(0).cummin(-1).values.flatten()
         ranked = energies.sort(descending=True, stable=True)
         self.learned = {"B": B, "A": A, "order": ranked.indices, "spectrum": ranked.values.sqrt()}
-        bias = getattr(self.first.module, "bias", None)
+        bias = bias_of(self.first)
         if bias is not None:
             b = bias.detach().double().view(self.kv_heads, self.head_dim, 1)
             along = (B.double().mT @ (read @ b)).squeeze(-1)
@@ -83,7 +84,7 @@ class ValueOutputPiece(HeadsPiece):
 
     def _biases(self, kept: Tensor, reads: Tensor) -> tuple[Tensor | None, Tensor | None]:  # (s,), (p, g, h, d)
         """The biases of v and o."""
-        given, after = (getattr(matrix.module, "bias", None) for matrix in (self.first, self.second))
+        given, after = bias_of(self.first), bias_of(self.second)
         if given is None:
             return None, after
         stays = torch.zeros_like(self.learned["bias"]).flatten()
