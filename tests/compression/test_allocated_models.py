@@ -113,7 +113,7 @@ def test_convolutions_are_shared_out_with_linear_layers() -> None:
 @pytest.mark.parametrize("keep", [0.8, 0.6, 0.4])
 def test_grouped_queries_keep_their_keys_and_values(keep: float) -> None:
     model, batches = families()["llama"]()
-    settings = Settings(options={"roles": roles(model)})
+    settings = Settings(roles=roles(model))
     found = matrices(model, targets="*_proj")
     pieces = [MatrixPiece([matrix], settings, two_sided, "pivoted") for matrix in found]
     learn(model, pieces, two_sided.wanted, Text(batches), {})

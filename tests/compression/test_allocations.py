@@ -236,26 +236,22 @@ def grouped() -> list[Piece]:
 def test_keys_and_values_that_heads_share_keep_a_larger_share(rule: Allocation) -> None:
     pieces = grouped()
     plain = rule(pieces, 0.5, PLAIN, no_trial)
-    told = replace(PLAIN, options={"roles": shared("q", "k", "v")})
+    told = replace(PLAIN, roles=shared("q", "k", "v"))
     sizes = rule(pieces, 0.5, told, no_trial)
     for piece in pieces[1:]:
         floor = menu_of(piece).within(0.75 * piece.dense_bytes)
         assert sizes[piece.label] >= menu_of(piece).size(floor) >= plain[piece.label]
-    assert hulls(pieces, 0.5, replace(told, options={**told.options, "protect": 1.0}), no_trial)["k"] == 8
-    assert hulls(pieces, 0.5, replace(told, options={**told.options, "protect": 0.0}), no_trial) == hulls(
-        pieces, 0.5, PLAIN, no_trial
-    )
+    assert hulls(pieces, 0.5, replace(told, options={"protect": 1.0}), no_trial)["k"] == 8
+    assert hulls(pieces, 0.5, replace(told, options={"protect": 0.0}), no_trial) == hulls(pieces, 0.5, PLAIN, no_trial)
 
 
 def test_heads_that_share_nothing_are_not_protected() -> None:
     roles = {name: Role(name, 0, heads=8, kv_heads=8, head_dim=4) for name in "qkv"}
-    assert hulls(grouped(), 0.5, replace(PLAIN, options={"roles": roles}), no_trial) == hulls(
-        grouped(), 0.5, PLAIN, no_trial
-    )
+    assert hulls(grouped(), 0.5, replace(PLAIN, roles=roles), no_trial) == hulls(grouped(), 0.5, PLAIN, no_trial)
 
 
 def test_floors_that_do_not_fit_are_lowered_alike() -> None:
-    told = replace(PLAIN, options={"roles": shared("k", "v"), "protect": 1.0})
+    told = replace(PLAIN, roles=shared("k", "v"), options={"protect": 1.0})
     pieces = grouped()[1:]
     sizes = hulls(pieces, 0.5, told, no_trial)
     assert abs(sizes["k"] - sizes["v"]) <= 1 < sizes["v"]

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_sensitivity_is_near_the_exhaustive_optimum_of_the_measured_losses() -> 
 
 def test_progress_is_told_of_every_run() -> None:
     told: list[tuple[int, int, str]] = []
-    settings = options(shares=(0.5, 0.8), progress=lambda *each: told.append(each))
+    settings = replace(options(shares=(0.5, 0.8)), progress=lambda *each: told.append(each))
     sensitivity(pieces(2), 0.6, settings, Loss(pieces(2), {"p0": 1.0, "p1": 1.0}))
     assert [done for done, _, _ in told] == [1, 2, 3, 4, 5]
     assert {total for _, total, _ in told} == {5}
@@ -191,7 +192,7 @@ def test_every_candidate_is_tried_within_the_budget() -> None:
     ]
     trial = Loss(uneven, dict.fromkeys(("p0", "p1", "p2", "p3"), 1.0))
     told: list[str] = []
-    chosen = candidates(uneven, 0.6, options(progress=lambda done, total, name: told.append(name)), trial)
+    chosen = candidates(uneven, 0.6, replace(options(), progress=lambda done, total, name: told.append(name)), trial)
     assert list(chosen.losses) == told == list(CANDIDATES)
     assert trial(chosen) == min(chosen.losses.values())
     assert len({tuple(asked.values()) for asked in trial.asked}) >= 4

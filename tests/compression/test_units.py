@@ -91,7 +91,7 @@ def test_where_no_role_is_known_it_is_told_and_roles_can_be_given() -> None:
     found = matrices(model)
     with pytest.warns(UserWarning, match=r"no MLP .* each is taken alone; say which is which with role="):
         modegpt(model, found, Settings(), metrics.plain)
-    given = Settings(options={"roles": roles(model, {"0": "up", "2": "down"})})
+    given = Settings(roles=roles(model, {"0": "up", "2": "down"}))
     assert [piece.form for piece in modegpt(model, found, given, metrics.plain)] == ["neurons", "factors"]
 
 

@@ -111,8 +111,7 @@ def compress(
     keep = 0.8 if keep is None and ranks is None else keep
     if keep is not None:
         check_keep(keep)
-    given = {**known, **options, "roles": roles(model, role), "progress": progress}
-    settings = Settings(shrink, shrink_outputs, floor, multiple, given)
+    settings = Settings(shrink, shrink_outputs, floor, multiple, {**known, **options}, roles(model, role), progress)
     found, others = selected(model, targets, exclude, again=again)
     text = Text(list(batches), loss, gradient_loss, forward, gradient_batches, progress)
     if row.metric.wanted and not text.batches:
@@ -160,12 +159,12 @@ def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:
 
 def _job(method: str, pieces: list[Piece], settings: Settings, text: Text) -> dict[str, Any]:
     """What learned tensors depend on, as JSON."""
-    options = {name: value for name, value in settings.options.items() if name not in ("roles", "progress")}
+    numbers = {name: getattr(settings, name) for name in ("shrink", "shrink_outputs", "floor", "multiple")}
     return {
         "method": method,
         "matrices": {piece.label: list(piece.shape) for piece in pieces},
         "weights": [float(matrix.weight().detach().double().sum()) for p in pieces for matrix in p.members.values()],
-        "settings": {**vars(settings), "options": {name: str(value) for name, value in options.items()}},
+        "settings": {**numbers, "options": {name: str(value) for name, value in settings.options.items()}},
         "batches": [_digest(text.batches), text.gradient_batches],
         "losses": [_name(text.loss), _name(text.gradient_loss)],
     }

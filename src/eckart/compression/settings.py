@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eckart.nn import Progress, Role
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,6 +17,8 @@ class Settings:
         floor: Least share of its dense bytes that each matrix keeps, as a share of `keep`, 0 to 1.
         multiple: Ranks are multiples of this; 8 or 16 suits kernels that are fast at such sizes only.
         options: What the method alone knows.
+        roles: Matrix name → who it is: q, k, v, o, gate, up, down, …
+        progress: Called as progress(done, total, label).
 
     Raises:
         ValueError: A number is out of its range.
@@ -25,6 +29,8 @@ class Settings:
     floor: float = 0.25
     multiple: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         for name in ("shrink", "shrink_outputs", "floor"):

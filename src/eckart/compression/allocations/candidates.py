@@ -65,7 +65,7 @@ def candidates(
     Args:
         pieces: The pieces, which have learned.
         keep: Share of their dense bytes, above 0 and at most 1.
-        settings: As the candidates take them; `progress` of the options is told of each.
+        settings: As the candidates take them; its `progress` is told of each.
         trial: Is called once for each candidate whose sizes no earlier one has.
         among: Name → allocation, the preferred first; None for `CANDIDATES`.
 
@@ -81,15 +81,14 @@ def candidates(
     among = CANDIDATES if among is None else among
     if not among:
         raise ValueError("among: no candidates; give at least one allocation")
-    progress = settings.options.get("progress")
     sizes: dict[str, Sizes] = {}
     losses: dict[str, float] = {}
     for done, (name, allocation) in enumerate(among.items(), 1):
         sizes[name] = allocation(pieces, keep, settings, trial)
         same = next((other for other in losses if sizes[other] == sizes[name]), None)
         losses[name] = trial(sizes[name]) if same is None else losses[same]
-        if progress is not None:
-            progress(done, len(among), name)
+        if settings.progress is not None:
+            settings.progress(done, len(among), name)
     if not any(map(math.isfinite, losses.values())):
         warnings.warn(
             f"keep: {keep}: no allocation gives a finite held-out loss ({', '.join(losses)}); the first one is taken",

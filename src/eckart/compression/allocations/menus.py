@@ -99,7 +99,7 @@ def floored(
         menus: The whole menus.
         pieces: Their pieces.
         keep: The share that all pieces may take together.
-        settings: `floor`, and of the options `roles` (name → `nn.Role`) and `protect`.
+        settings: `floor` and `roles`, and of the options `protect`.
         floor: Instead of the settings' one: the least share, as a share of `keep`.
         protect: How far the floor of shared keys and values is on the way from the others' to 1, which is dense.
             None: the option, 0.75 where there is none.
@@ -125,10 +125,9 @@ def floored(
 
 def shared_heads(settings: Settings) -> set[str]:
     """The matrices whose keys or values several query heads share."""
-    roles: Mapping = settings.options.get("roles") or {}
     return {
         name
-        for name, role in roles.items()
+        for name, role in settings.roles.items()
         if role.kind in ("k", "v", "kv") and role.heads and role.kv_heads and role.kv_heads < role.heads
     }
 

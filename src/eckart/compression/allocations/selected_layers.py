@@ -28,8 +28,8 @@ def selected(pieces: Sequence[Piece], keep: float, settings: Settings, trial: Tr
     Args:
         pieces: The pieces, which have learned.
         keep: Share of their dense bytes, above 0 and at most 1.
-        settings: Its `multiple` counts; of the options, `cut`, the share of the rank that a cut piece keeps (above 0,
-            below 1; 0.1 by default), and `progress`. Floors do not.
+        settings: Its `multiple` and `progress` count; of the options, `cut`, the share of the rank that a cut piece
+            keeps (above 0, below 1; 0.1 by default). Floors do not.
         trial: Is called 1 + pieces times.
 
     Raises:

@@ -6,8 +6,8 @@ Each piece's rises are made a function of its bytes: the lower convex hull of th
 straight between them and beyond the lowest; then the sizes with the least Σ Δ_l under the budget are taken, as in
 `allocations.hulls`. What is measured needs no metric with gradients, but adds up the pieces as if they were alone.
 
-Cost: 1 + pieces × shares runs over the held-out batches: 841 for the 210 matrices of a 30-block decoder. The `progress`
-of the options is told of each.
+Cost: 1 + pieces × shares runs over the held-out batches: 841 for the 210 matrices of a 30-block decoder. The
+`progress` of the settings is told of each.
 Paper: ASVD (arXiv 2312.05821) sorts all (piece, share) by perplexity and cuts the list where the budget is met; the
 hull takes what a byte buys.
 """
@@ -34,8 +34,8 @@ def sensitivity(pieces: Sequence[Piece], keep: float, settings: Settings, trial:
     Args:
         pieces: The pieces, which have learned.
         keep: Share of their dense bytes, above 0 and at most 1.
-        settings: Its `floor` and `multiple` count; of the options, `shares` (each above 0 and below 1), `roles`,
-            `protect` and `progress`.
+        settings: Its `floor`, `multiple`, `roles` and `progress` count; of the options, `shares` (each above 0 and
+            below 1) and `protect`.
         trial: Is called 1 + pieces × shares times at most.
 
     Raises:
@@ -67,7 +67,7 @@ def rises_of(
         pieces: All pieces.
         sizes: Label of a piece → the sizes to try.
         trial: Is called once for the dense model, then once for each size.
-        settings: `progress` of its options is told.
+        settings: Its `progress` is told.
 
     Returns:
         Label → the rises in the order of `sizes`; negative where the loss falls, inf where it is no number.
@@ -76,15 +76,14 @@ def rises_of(
         ValueError: The dense loss is no number.
     """
     dense = {piece.label: piece.full for piece in pieces}
-    progress = settings.options.get("progress")
     total, done = 1 + sum(map(len, sizes.values())), 0
 
     def loss(label: str, size: int | None = None) -> float:
         nonlocal done
         found = trial(dense if size is None else dense | {label: size})
         done += 1
-        if progress is not None:
-            progress(done, total, label)
+        if settings.progress is not None:
+            settings.progress(done, total, label)
         return found if math.isfinite(found) else math.inf
 
     base = loss("dense")

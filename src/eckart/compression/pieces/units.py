@@ -30,7 +30,7 @@ from eckart.compression.pieces.basis_piece import BasisPiece
 from eckart.compression.pieces.key_piece import QueryKeyPiece
 from eckart.compression.pieces.matrix_piece import MatrixPiece
 from eckart.compression.pieces.mlp_piece import MlpPiece
-from eckart.compression.pieces.parts import LAYERS, Roles, mlps, query_keys, value_outputs
+from eckart.compression.pieces.parts import LAYERS, mlps, query_keys, value_outputs
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.pieces.value_piece import ValueOutputPiece
 from eckart.compression.settings import Settings
@@ -48,7 +48,7 @@ def basis_sharing(model: nn.Module, found: Sequence[Matrix], settings: Settings,
         model: The model.
         found: The matrices to compress.
         settings: Of the options, `neighbours`, over how many layers a basis reaches, at least 1; `siblings`, whether q,
-            k and v, and gate and up, of a layer share one too; `roles`, name → `nn.Role`.
+            k and v, and gate and up, of a layer share one too. And its `roles`.
         metric: In which error the bases are best.
 
     Raises:
@@ -59,7 +59,7 @@ def basis_sharing(model: nn.Module, found: Sequence[Matrix], settings: Settings,
         raise ValueError(f"neighbours: {neighbours!r}; give a whole number of layers, at least 1")
     siblings = bool(settings.options.get("siblings", False))
     families: dict[Any, dict[int | None, list[Matrix]]] = {}
-    roles = _roles(model, settings)
+    roles = settings.roles or find_roles(model)
     for matrix in found:
         kind = roles[matrix.name].kind
         if kind in SHARING and matrix.kind in LAYERS:
@@ -82,7 +82,7 @@ def modegpt(model: nn.Module, found: Sequence[Matrix], settings: Settings, metri
     Args:
         model: The model.
         found: The matrices to compress.
-        settings: Of the options, `roles`, name → `nn.Role`.
+        settings: Its `roles` count.
         metric: In which error what stays is best.
 
     Raises:
@@ -91,7 +91,7 @@ def modegpt(model: nn.Module, found: Sequence[Matrix], settings: Settings, metri
     Warns:
         UserWarning: There is no MLP and no attention.
     """
-    roles = _roles(model, settings)
+    roles = settings.roles or find_roles(model)
     pieces: list[Piece] = [MlpPiece(mlp.inner, mlp.down, settings, metric) for mlp in mlps(model, found, roles)]
     pieces += [QueryKeyPiece(*heads, settings, metric) for heads in query_keys(model, found, roles)]
     pieces += [ValueOutputPiece(*heads, settings, metric) for heads in value_outputs(model, found, roles)]
@@ -111,16 +111,12 @@ def neurons(model: nn.Module, found: Sequence[Matrix], settings: Settings, metri
     Args:
         model: The model, of any family: without an MLP in it, every matrix is alone.
         found: The matrices to compress.
-        settings: Of the options, `roles`, name → `nn.Role`.
+        settings: Its `roles` count.
         metric: In which error what stays is best.
     """
-    parts = mlps(model, found, _roles(model, settings))
+    parts = mlps(model, found, settings.roles or find_roles(model))
     pieces: list[Piece] = [MlpPiece(mlp.inner, mlp.down, settings, metric) for mlp in parts]
     return _with_the_rest(pieces, found, settings, metric, "pivoted")
-
-
-def _roles(model: nn.Module, settings: Settings) -> Roles:
-    return settings.options.get("roles") or find_roles(model)
 
 
 def _with_the_rest(
