@@ -17,7 +17,7 @@ from eckart.compression.files.description import describe
 from eckart.nn import FactoredLinear, PivotedLinear, matrices, replace
 from eckart.nn.batches import run_model
 from eckart.nn.compressed import LAYERS
-from eckart.nn.factored import to_linear
+from eckart.nn.compressed_linear import to_linear
 from families import families
 
 FAMILIES = ("sequential", "conv1d", "conv2d", "encoder", "gpt2", "llama", "bert", "vit")

@@ -18,7 +18,7 @@ import eckart.lm
 from eckart.compression.files.description import describe
 from eckart.compression.files.guard import guard
 from eckart.nn import FactoredLinear, PivotedLinear, replace
-from eckart.nn.factored import to_linear
+from eckart.nn.compressed_linear import to_linear
 from families import families
 
 FAMILIES = {"llama": ("LlamaForCausalLM", "AutoModelForCausalLM"), "gpt2": ("AutoModelForCausalLM",),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eckart.nn.factored import own, own_bias
+from eckart.nn.compressed_linear import own, own_bias
 from eckart.nn.specs import check_keys, flag, whole, wrong
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

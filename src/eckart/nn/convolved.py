@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.linalg.pivoting import pivot_factors
+from eckart.nn.compressed_linear import own
 from eckart.nn.convolution import CompressedConv, require_convolution
-from eckart.nn.factored import own
 from eckart.nn.pivoted import order_of
 
 

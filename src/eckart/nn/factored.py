@@ -5,18 +5,17 @@ A plain module: autograd, deepcopy, state_dict, any float dtype and torch.compil
 Its `weight` is the dense product, formed anew at each read, for callers that only look at it.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.linalg.svd import truncated_svd
-from eckart.nn.specs import check_keys, flag, whole
+from eckart.nn.compressed_linear import CompressedLinear, dense_of, own, own_bias
 
 
-class FactoredLinear(nn.Module):
+class FactoredLinear(CompressedLinear):
     """y = B(A x) + b.
 
     Args:
@@ -34,7 +33,7 @@ class FactoredLinear(nn.Module):
     """
 
     kind: ClassVar[str] = "factored"
-    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
+    sizes: ClassVar[tuple[str, ...]] = ("rank",)
 
     def __init__(
         self,
@@ -69,27 +68,6 @@ class FactoredLinear(nn.Module):
         """
         B = torch.empty(out_features, rank, dtype=dtype, device=device)
         return cls(B, B.new_empty(rank, in_features), B.new_empty(out_features) if bias else None)
-
-    @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> "FactoredLinear":
-        """The empty layer that a `spec` tells of; "shares", who holds the same A, is for whoever loads the whole model.
-
-        Raises:
-            ValueError: the spec is damaged (the key is named).
-
-        Example:
-            >>> spec = FactoredLinear.empty(3, 4, rank=2, bias=False).spec()
-            >>> FactoredLinear.from_spec(spec, torch.bfloat16, "meta")
-            FactoredLinear(in_features=3, out_features=4, rank=2, bias=False)
-        """
-        check_keys(spec, cls.kind, ("in_features", "out_features", "rank", "bias"), optional=("shares",))
-        n, m = whole(spec, "in_features", 1), whole(spec, "out_features", 1)
-        return cls.empty(n, m, whole(spec, "rank"), flag(spec, "bias"), dtype, device)
 
     @classmethod
     def from_linear(cls, linear: nn.Module, rank: int) -> "FactoredLinear":
@@ -132,54 +110,9 @@ class FactoredLinear(nn.Module):
         """Two products, first with A, then with B."""
         return F.linear(F.linear(x, self.A), self.B, self.bias)
 
-    def to_dense(self) -> nn.Linear:
-        """The dense layer of the same map."""
-        return to_linear(self.weight, self.bias)
-
-    def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
-        sizes = {"in_features": self.in_features, "out_features": self.out_features, "rank": self.rank}
-        return {"kind": self.kind, **sizes, "bias": self.bias is not None}
-
-    def extra_repr(self) -> str:
-        bias = self.bias is not None
-        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, bias={bias}"
-
 
 def best_product(W: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # (m, n) -> (m, r), (r, n)
     """The best B A of this rank, balanced, in float32 or wider: factors of half precision are rounded once, last."""
     U, S, Vh = truncated_svd(W if W.dtype == torch.float64 else W.float(), rank)
     root = S.sqrt()
     return U * root, root.unsqueeze(-1) * Vh
-
-
-def own(W: Tensor) -> nn.Parameter:
-    """A contiguous parameter with storage of its own: a slice of a larger matrix would keep all of that alive."""
-    return nn.Parameter(W.detach().clone(memory_format=torch.contiguous_format))
-
-
-def own_bias(bias: Tensor | None, m: int) -> nn.Parameter | None:
-    """A bias with storage of its own, checked to fit m outputs."""
-    if bias is not None and bias.shape != (m,):
-        raise ValueError(f"bias must have shape ({m},) to fit the outputs, got {tuple(bias.shape)}")
-    return None if bias is None else own(bias)
-
-
-def dense_of(linear: nn.Module) -> tuple[Tensor, Tensor | None]:  # (m, n), (m,)
-    """The weight as (out, in) and the bias of a Linear or a transformers Conv1D."""
-    weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
-    if isinstance(linear, nn.Linear):
-        return linear.weight.detach(), bias
-    if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] == getattr(linear, "nf", None):
-        return weight.detach().T, bias
-    raise TypeError(f"a {type(linear).__name__} cannot be factored; give an nn.Linear or a transformers Conv1D")
-
-
-def to_linear(W: Tensor, bias: Tensor | None) -> nn.Linear:  # (m, n), (m,)
-    """A dense layer that holds copies of a weight and a bias."""
-    m, n = W.shape
-    linear = nn.Linear(n, m, bias=bias is not None, device="meta", dtype=W.dtype)
-    linear.weight = own(W)
-    if bias is not None:
-        linear.bias = own(bias)
-    return linear

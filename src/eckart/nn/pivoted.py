@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.linalg.pivoting import pivot_factors
-from eckart.nn.factored import best_product, dense_of, own, own_bias, to_linear
-from eckart.nn.specs import check_keys, flag, whole
+from eckart.nn.compressed_linear import CompressedLinear, dense_of, own, own_bias
+from eckart.nn.factored import best_product
+from eckart.nn.specs import whole
 
 
-class PivotedLinear(nn.Module):
+class PivotedLinear(CompressedLinear):
     """y_J = C x, y_rest = P (C x), plus b.
 
     Args:
@@ -39,7 +40,7 @@ class PivotedLinear(nn.Module):
     """
 
     kind: ClassVar[str] = "pivoted"
-    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
+    sizes: ClassVar[tuple[str, ...]] = ("rank",)
 
     def __init__(
         self,
@@ -87,27 +88,8 @@ class PivotedLinear(nn.Module):
         return layer
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> "PivotedLinear":
-        """The empty layer that a `spec` tells of.
-
-        Raises:
-            ValueError: the spec is damaged (the key is named).
-
-        Example:
-            >>> spec = PivotedLinear.empty(3, 4, rank=2).spec()
-            >>> PivotedLinear.from_spec({**spec, "rank": 5})
-            Traceback (most recent call last):
-            ...
-            ValueError: spec of a pivoted layer: rank is 5; give a whole number from 0 to 4
-        """
-        check_keys(spec, cls.kind, ("in_features", "out_features", "rank", "bias"))
-        n, m = whole(spec, "in_features", 1), whole(spec, "out_features", 1)
-        return cls.empty(n, m, whole(spec, "rank", most=m), flag(spec, "bias"), dtype, device)
+    def sizes_in(cls, spec: Mapping[str, Any], m: int, n: int) -> dict[str, Any]:
+        return {"rank": whole(spec, "rank", most=m)}
 
     @classmethod
     def from_product(
@@ -147,19 +129,6 @@ class PivotedLinear(nn.Module):
         z = F.linear(x, self.C)
         y = torch.cat((z, F.linear(z, self.P)), -1).index_select(-1, self.order)
         return y if self.bias is None else y + self.bias
-
-    def to_dense(self) -> nn.Linear:
-        """The dense layer of the same map."""
-        return to_linear(self.weight, self.bias)
-
-    def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
-        sizes = {"in_features": self.in_features, "out_features": self.out_features, "rank": self.rank}
-        return {"kind": self.kind, **sizes, "bias": self.bias is not None}
-
-    def extra_repr(self) -> str:
-        bias = self.bias is not None
-        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, bias={bias}"
 
 
 def order_of(index: Tensor, r: int, m: int) -> Tensor:  # (r,) -> (m,) int32

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.linalg.quantize import Quantized, dequantize, quantize
-from eckart.nn.factored import dense_of, own_bias, to_linear
-from eckart.nn.specs import check_keys, flag, whole, wrong
+from eckart.nn.compressed_linear import CompressedLinear, dense_of, own_bias
+from eckart.nn.specs import whole, wrong
 
 BITS = (8, 4)
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(CompressedLinear):
     """y = Q x + b, Q held as small integers and their scales.
 
     Args:
@@ -40,7 +40,7 @@ class QuantizedLinear(nn.Module):
     """
 
     kind: ClassVar[str] = "quantized"
-    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
+    sizes: ClassVar[tuple[str, ...]] = ("bits", "block")
     codes: Tensor  # (mn,) int8, or (⌈mn/2⌉,) uint8 for 4 bits
     scales: Tensor  # (blocks,)
 
@@ -84,29 +84,10 @@ class QuantizedLinear(nn.Module):
         return cls(blank, scales.new_zeros(m) if bias else None, scales.dtype)
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> "QuantizedLinear":
-        """The empty layer that a `spec` tells of.
-
-        Raises:
-            ValueError: the spec is damaged (the key is named).
-
-        Example:
-            >>> spec = QuantizedLinear.empty(3, 4, bits=4).spec()
-            >>> QuantizedLinear.from_spec({**spec, "bits": 3})
-            Traceback (most recent call last):
-            ...
-            ValueError: spec of a quantized layer: bits is 3; give 8 or 4
-        """
-        check_keys(spec, cls.kind, ("in_features", "out_features", "bits", "block", "bias"))
+    def sizes_in(cls, spec: Mapping[str, Any], m: int, n: int) -> dict[str, Any]:
         if whole(spec, "bits") not in BITS:
             raise wrong(spec, "bits", "8 or 4")
-        n, m, bits, block = (whole(spec, name, 1) for name in ("in_features", "out_features", "bits", "block"))
-        return cls.empty(n, m, bits, block, flag(spec, "bias"), dtype, device)
+        return {name: whole(spec, name, 1) for name in cls.sizes}
 
     @classmethod
     def from_linear(cls, linear: nn.Module, bits: int = 8, block: int = 64) -> "QuantizedLinear":
@@ -143,19 +124,6 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """The product with the restored weight, in the dtype of x."""
         return F.linear(x, self._restored(x.dtype), self.bias)
-
-    def to_dense(self) -> nn.Linear:
-        """The dense layer of the same map."""
-        return to_linear(self.weight, self.bias)
-
-    def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
-        sizes = {"in_features": self.in_features, "out_features": self.out_features}
-        return {"kind": self.kind, **sizes, "bits": self.bits, "block": self.block, "bias": self.bias is not None}
-
-    def extra_repr(self) -> str:
-        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{sizes}, bits={self.bits}, block={self.block}, bias={self.bias is not None}"
 
     def _restored(self, dtype: torch.dtype) -> Tensor:  # (m, n)
         shape = (self.out_features, self.in_features)

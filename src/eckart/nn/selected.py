@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from eckart.nn.factored import own, own_bias, to_linear
-from eckart.nn.specs import check_keys, flag, whole
+from eckart.nn.compressed_linear import CompressedLinear, own, own_bias
+from eckart.nn.specs import whole
 
 
-class SelectedLinear(nn.Module):
+class SelectedLinear(CompressedLinear):
     """y_rows = core x_columns, y elsewhere zero, plus b.
 
     Args:
@@ -40,7 +40,7 @@ class SelectedLinear(nn.Module):
     """
 
     kind: ClassVar[str] = "selected"
-    seen_as: ClassVar[str] = "linear"
+    sizes: ClassVar[tuple[str, ...]] = ("rows", "columns")
 
     def __init__(
         self,
@@ -111,27 +111,16 @@ class SelectedLinear(nn.Module):
         return layer
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> "SelectedLinear":
-        """The empty layer that a `spec` tells of.
+    def sizes_in(cls, spec: Mapping[str, Any], m: int, n: int) -> dict[str, Any]:
+        most = {"rows": m, "columns": n}
+        return {name: None if spec[name] is None else whole(spec, name, most=most[name]) for name in most}
 
-        Raises:
-            ValueError: The spec is damaged (the key is named).
-
-        Example:
-            >>> spec = SelectedLinear.empty(3, 4, columns=2, bias=False).spec()
-            >>> SelectedLinear.from_spec(spec, torch.bfloat16, "meta")
-            SelectedLinear(in_features=3, out_features=4, rows=None, columns=2, bias=False)
-        """
-        check_keys(spec, cls.kind, ("in_features", "out_features", "rows", "columns", "bias"))
-        n, m = whole(spec, "in_features", 1), whole(spec, "out_features", 1)
-        rows = None if spec["rows"] is None else whole(spec, "rows", most=m)
-        columns = None if spec["columns"] is None else whole(spec, "columns", most=n)
-        return cls.empty(n, m, rows, columns, flag(spec, "bias"), dtype, device)
+    def own_sizes(self) -> dict[str, Any]:
+        height, width = self.core.shape
+        return {
+            "rows": None if self.order is None else height,
+            "columns": None if self.columns is None else width,
+        }
 
     @property
     def weight(self) -> Tensor:  # (m, n)
@@ -159,20 +148,6 @@ class SelectedLinear(nn.Module):
             return F.linear(x, self.core, self.bias)
         y = F.pad(F.linear(x, self.core), (0, 1)).index_select(-1, self.order)
         return y if self.bias is None else y + self.bias
-
-    def to_dense(self) -> nn.Linear:
-        """The dense layer of the same map."""
-        return to_linear(self.weight, self.bias)
-
-    def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
-        rows = None if self.order is None else self.core.shape[0]
-        columns = None if self.columns is None else self.core.shape[1]
-        sizes = {"in_features": self.in_features, "out_features": self.out_features, "rows": rows, "columns": columns}
-        return {"kind": self.kind, **sizes, "bias": self.bias is not None}
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.spec().items() if name != "kind")
 
 
 def _places(name: str, index: Tensor | None, count: int, limit: int) -> Tensor | None:

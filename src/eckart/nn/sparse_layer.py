@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from eckart.nn.factored import dense_of, own, own_bias, to_linear
-from eckart.nn.specs import check_keys, flag, whole
+from eckart.nn.compressed_linear import CompressedLinear, own, own_bias
+from eckart.nn.specs import whole
 
 START_BYTES = 4  # of one int32 that says where a row starts
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(CompressedLinear):
     """y = S x + b, S held by its entries that are not zero.
 
     Args:
@@ -39,7 +39,7 @@ class SparseLinear(nn.Module):
     """
 
     kind: ClassVar[str] = "sparse"
-    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
+    sizes: ClassVar[tuple[str, ...]] = ("count",)
     columns: Tensor  # (count,)
     starts: Tensor  # (m+1,) int32
 
@@ -86,27 +86,8 @@ class SparseLinear(nn.Module):
         return cls(values, place % in_features, starts, in_features, values.new_zeros(out_features) if bias else None)
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> "SparseLinear":
-        """The empty layer that a `spec` tells of.
-
-        Raises:
-            ValueError: the spec is damaged (the key is named).
-
-        Example:
-            >>> spec = SparseLinear.empty(3, 4, count=5).spec()
-            >>> SparseLinear.from_spec({**spec, "count": 13})
-            Traceback (most recent call last):
-            ...
-            ValueError: spec of a sparse layer: count is 13; give a whole number from 0 to 12
-        """
-        check_keys(spec, cls.kind, ("in_features", "out_features", "count", "bias"))
-        n, m = whole(spec, "in_features", 1), whole(spec, "out_features", 1)
-        return cls.empty(n, m, whole(spec, "count", most=m * n), flag(spec, "bias"), dtype, device)
+    def sizes_in(cls, spec: Mapping[str, Any], m: int, n: int) -> dict[str, Any]:
+        return {"count": whole(spec, "count", most=m * n)}
 
     @classmethod
     def from_matrix(
@@ -120,11 +101,10 @@ class SparseLinear(nn.Module):
         rows, columns = S.nonzero(as_tuple=True)
         return cls(S[rows, columns], columns, starts, S.shape[1], bias)
 
-    @classmethod
-    def from_linear(cls, linear: nn.Module) -> "SparseLinear":
-        """The same map as a dense layer whose weight is mostly zero, an `nn.Linear` or a transformers Conv1D."""
-        W, bias = dense_of(linear)
-        return cls.from_matrix(W, bias)
+    @property
+    def count(self) -> int:
+        """How many entries it holds."""
+        return len(self.values)
 
     @property
     def weight(self) -> Tensor:  # (m, n)
@@ -143,19 +123,6 @@ class SparseLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """The product with the matrix, written out."""
         return F.linear(x, self.weight, self.bias)
-
-    def to_dense(self) -> nn.Linear:
-        """The dense layer of the same map."""
-        return to_linear(self.weight, self.bias)
-
-    def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
-        sizes = {"in_features": self.in_features, "out_features": self.out_features, "count": len(self.values)}
-        return {"kind": self.kind, **sizes, "bias": self.bias is not None}
-
-    def extra_repr(self) -> str:
-        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{sizes}, count={len(self.values)}, bias={self.bias is not None}"
 
 
 def index_dtype(n: int) -> torch.dtype:

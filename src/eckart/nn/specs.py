@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 
-def check_keys(spec: Mapping[str, Any], kind: str, keys: Collection[str], optional: Collection[str] = ()) -> None:
-    """Raise ValueError unless a spec is of this kind and has these keys, and no other than the optional ones.
+def check_keys(spec: Mapping[str, Any], kind: str, keys: Collection[str]) -> None:
+    """Raise ValueError unless a spec is of this kind and has these keys, and no other.
 
     Example:
         >>> check_keys({"kind": "factored", "rank": 2}, "factored", ["rank", "bias"])
@@ -26,7 +26,7 @@ def check_keys(spec: Mapping[str, Any], kind: str, keys: Collection[str], option
         raise ValueError(f"spec of a {kind} layer: kind is {spec.get('kind')!r}; {must}")
     if missing := [key for key in keys if key not in spec]:
         raise ValueError(f"spec of a {kind} layer: it lacks {', '.join(missing)}; {must}")
-    if unknown := [str(key) for key in spec if key not in ("kind", *keys, *optional)]:
+    if unknown := [str(key) for key in spec if key not in ("kind", *keys)]:
         raise ValueError(f"spec of a {kind} layer: {', '.join(unknown)} is unknown; {must}")
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eckart.nn.factored import FactoredLinear, to_linear
+from eckart.nn.compressed_linear import CompressedLinear
+from eckart.nn.factored import FactoredLinear
 from eckart.nn.pivoted import PivotedLinear
 from eckart.nn.quantized_layer import QuantizedLinear
 from eckart.nn.sparse_layer import SparseLinear
@@ -21,7 +22,7 @@ Part = FactoredLinear | PivotedLinear | QuantizedLinear | SparseLinear
 PARTS: dict[str, Any] = {part.kind: part for part in (FactoredLinear, PivotedLinear, QuantizedLinear, SparseLinear)}
 
 
-class SumLinear(nn.Module):
+class SumLinear(CompressedLinear):
     """y = first(x) + second(x).
 
     Args:
@@ -39,7 +40,7 @@ class SumLinear(nn.Module):
     """
 
     kind: ClassVar[str] = "sum"
-    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
+    sizes: ClassVar[tuple[str, ...]] = ("first", "second")
 
     def __init__(self, first: Part, second: Part) -> None:
         super().__init__()
@@ -69,9 +70,9 @@ class SumLinear(nn.Module):
             >>> SumLinear.from_spec(spec).spec() == spec
             True
         """
-        check_keys(spec, cls.kind, ("in_features", "out_features", "bias", "first", "second"))
+        check_keys(spec, cls.kind, ("in_features", "out_features", *cls.sizes, "bias"))
         parts = []
-        for place in ("first", "second"):
+        for place in cls.sizes:
             inner = spec[place]
             if not isinstance(inner, Mapping) or inner.get("kind") not in PARTS:
                 raise wrong(spec, place, f"the spec of a layer of kind {', '.join(PARTS)}")
@@ -102,11 +103,5 @@ class SumLinear(nn.Module):
         """Both parts, added."""
         return self.first(x) + self.second(x)
 
-    def to_dense(self) -> nn.Linear:
-        """The dense layer of the same map."""
-        return to_linear(self.weight, self.bias)
-
-    def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
-        sizes = {"in_features": self.in_features, "out_features": self.out_features, "bias": self.bias is not None}
-        return {"kind": self.kind, **sizes, "first": self.first.spec(), "second": self.second.spec()}
+    def own_sizes(self) -> dict[str, Any]:
+        return {"first": self.first.spec(), "second": self.second.spec()}

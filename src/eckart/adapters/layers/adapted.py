@@ -20,7 +20,7 @@ from eckart.adapters.layers.magnitude import row_factor
 from eckart.adapters.layers.place import Place
 from eckart.adapters.layers.siblings import Siblings
 from eckart.nn import Matrix, is_compressed, replace
-from eckart.nn.factored import to_linear
+from eckart.nn.compressed_linear import to_linear
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows
 from eckart.nn.quantised import dequantized, is_quantised
 

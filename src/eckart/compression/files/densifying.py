@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eckart.compression.files.guard import unguard
 from eckart.compression.files.originals import compressed_layers, originals, smaller_linears
 from eckart.nn import replace
-from eckart.nn.factored import to_linear
+from eckart.nn.compressed_linear import to_linear
 
 
 def densify(model: nn.Module) -> nn.Module:

@@ -95,7 +95,8 @@ def build(specs: Specs, model: nn.Module, source: str, dtype: torch.dtype | None
             near = closest(name, filter(None, modules), whole=True)
             raise ValueError(f"{source} is of another model: this one has no layer {name} (closest: {near})")
         try:
-            layer: Any = layer_from_spec(spec, dtype or _dtype(modules[name]), "meta")
+            own = {key: value for key, value in spec.items() if key != "shares"}
+            layer: Any = layer_from_spec(own, dtype or _dtype(modules[name]), "meta")
         except (ValueError, TypeError) as error:
             raise ValueError(f"{source} is damaged, layer {name}: {error}; write or download it again") from error
         shape = _checked_shape(name, layer, modules[name], source)

@@ -22,7 +22,7 @@ from eckart.compression.pieces.piece import Piece, bias_of, working
 from eckart.compression.settings import Settings
 from eckart.linalg import nystrom, nystrom_weight
 from eckart.nn import Matrix, Observation
-from eckart.nn.factored import to_linear
+from eckart.nn.compressed_linear import to_linear
 
 
 class MlpPiece(Piece):
