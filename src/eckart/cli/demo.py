@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 QUICK = ("T1", "T3", "C1", "C4")  # of both halves, a few seconds each
 SMALL: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-COMPRESSING: dict[str, Any] = {"keep": 0.8, "method": "two-sided", "length": 256, "held_out": 2, "curve": (0.6,)}
-TIMING = {"prompt": 256, "new": 8, "rounds": 3}
+COMPRESSING: dict[str, Any] = {"keep": 0.8, "method": "two-sided", "length": 256, "held_out": 2}
+TIMING = {"prompt": 256, "new": 8, "rounds": 2}
 
 
 def demo(
@@ -126,7 +126,7 @@ def _compress(out: Path, tokens: int, force: bool) -> None:
 
     Args:
         out: Folder for the model.
-        tokens: Half of them are calibrated on, a quarter is evaluated.
+        tokens: A quarter is calibrated on, and another evaluated.
         force: Replace a model there.
     """
     from eckart.lm import compress
@@ -136,7 +136,7 @@ def _compress(out: Path, tokens: int, force: bool) -> None:
     typer.echo("Compressing SmolLM2-135M ...", err=True)
     with progress_bar() as progress:
         done = compress(
-            "smollm2-135m", text="pydoc", sequences=max(2, tokens // 512), evaluate={"pydoc": "pydoc"},
+            "smollm2-135m", text="pydoc", sequences=max(2, tokens // 1024), evaluate={"pydoc": "pydoc"},
             tokens=max(256, tokens // 4), progress=progress, **COMPRESSING,
         )  # fmt: skip
         done.measure_speed(progress=progress, **TIMING)
