@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from eckart.lm.compressed.calibration import Calibration
 from eckart.lm.compressed.recovery_steps import (
     Best,
+    Trained,
     clip,
     endless,
     parameters_of,
@@ -31,8 +32,6 @@ from eckart.lm.compressed.recovery_steps import (
 from eckart.nn import Progress
 from eckart.nn.batches import Padding
 from eckart.nn.blocks import Chain, find_chain
-
-Trained = tuple[int, int, list[dict[str, Any]]]  # steps, parameters, history
 
 
 class _Recorded(nn.Module):

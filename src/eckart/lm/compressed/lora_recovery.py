@@ -19,14 +19,13 @@ from eckart import adapters
 from eckart.compression.allocations.trying import mean_loss
 from eckart.lm.compressed.calibration import Calibration
 from eckart.lm.compressed.opened_factors import opened
-from eckart.lm.compressed.recovery_steps import Best, clip, endless, rate, require_finite, require_positive
+from eckart.lm.compressed.recovery_steps import Best, Trained, clip, endless, rate, require_finite, require_positive
 from eckart.lm.look import next_token_loss
 from eckart.nn import Progress
 from eckart.nn.batches import to_device
 from eckart.nn.modes import evaluating
 
 NAME = "recovery"
-Trained = tuple[int, int, list[dict[str, Any]]]  # steps, parameters, history
 
 
 def train_adapters(

@@ -14,19 +14,19 @@ import time
 from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from eckart.compression.allocations.trying import mean_loss
+from eckart.compression.files.originals import compressed_layers, smaller_linears
 from eckart.lm.compressed.block_recovery import refine_blocks
 from eckart.lm.compressed.calibration import Calibration
 from eckart.lm.compressed.lora_recovery import train_adapters
 from eckart.nn import Progress
-from eckart.nn.compressed import is_compressed
 
 How = Literal["blocks", "lora"]
-HOW = ("blocks", "lora")
+HOW: tuple[str, ...] = get_args(How)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def recover(
         data: What is fitted on, with held-out sequences.
         dense: The model before it was compressed: needed for "blocks"; for "lora" its logits are learned instead of the
             text's next tokens.
-        names: Which layers train; None: all that `nn.compressed` knows.
+        names: Which layers train; None: all that are compressed.
         progress: Called as progress(done, total, label).
         options: Of the training: see `refine_blocks` and `train_adapters`.
 
@@ -139,9 +139,8 @@ def recover(
     text = " and ".join(f"{each['tokens']:,} tokens of {each['text']}" for each in data.rows())
     held = data.length * sum(len(each["input_ids"]) for each in data.held_out)
     seconds = time.perf_counter() - began
-    return Recovery(
-        how, before, after, steps, parameters, text, f"{held:,} held-out tokens", seconds, history, notes
-    )  # fmt: skip
+    measured = f"{held:,} held-out tokens"
+    return Recovery(how, before, after, steps, parameters, text, measured, seconds, history, notes)
 
 
 def trainable(model: nn.Module, names: Collection[str] | None) -> list[str]:
@@ -151,16 +150,10 @@ def trainable(model: nn.Module, names: Collection[str] | None) -> list[str]:
         ValueError: There are none, or a name is not a layer of the model.
     """
     modules = dict(model.named_modules())
-    if names is None:
-        chosen: list[str] = []
-        for name, module in modules.items():  # a sum's parts are compressed layers too, but not layers of the model
-            if is_compressed(module) and not any(name.startswith(f"{outer}.") for outer in chosen):
-                chosen.append(name)
-    else:
-        unknown = sorted(set(names) - modules.keys())
-        if unknown:
-            raise ValueError(f"names: {', '.join(unknown[:3])} are no layers of the model")
-        chosen = [name for name in modules if name in set(names)]
+    wanted = {*compressed_layers(model), *smaller_linears(model)} if names is None else set(names)
+    if unknown := sorted(wanted - modules.keys()):
+        raise ValueError(f"names: {', '.join(unknown[:3])} are no layers of the model")
+    chosen = [name for name in modules if name in wanted]
     if not chosen:
         raise ValueError("model: it has no compressed layers to train; compress it first, or give names=")
     return chosen

@@ -5,9 +5,12 @@ Paper: none.
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Trained = tuple[int, int, list[dict[str, Any]]]  # steps, parameters, history
 
 
 class Best:

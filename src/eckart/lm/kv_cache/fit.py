@@ -37,8 +37,8 @@ class Part:
     """The keys, or the values, of one layer: what may be cached as latents."""
 
     name: str  # the attention module's path, then ".keys" or ".values"
-    second_moment: Tensor  # (m, m) C about the mean, float64
-    mean: Tensor  # (m,) μ
+    second_moment: Tensor  # (m, m) C about μ, float64
+    mean: Tensor  # (m,) μ: of keys their mean, of values 0
     metric: Tensor | None  # (m, m) G; None: the identity
 
     @property
@@ -46,10 +46,14 @@ class Part:
         """m: how many numbers a token takes as it is."""
         return len(self.mean)
 
+    @property
+    def _identity(self) -> Tensor:  # (m, m)
+        return torch.eye(self.full, dtype=self.second_moment.dtype, device=self.second_moment.device)
+
     def errors(self) -> list[float]:
         """The predicted relative error √(tail ÷ whole) at the ranks 0, 1, … m."""
         energy = weighted_singular_values(
-            torch.eye(self.full, out=torch.empty_like(self.second_moment)),
+            self._identity,
             input_covariance=self.second_moment,
             output_covariance=self.metric,
         ).square()
@@ -59,7 +63,7 @@ class Part:
     def fit(self, rank: int) -> Latent:
         """The best code of this rank, below m."""
         B, A = weighted_approximation(
-            torch.eye(self.full, out=torch.empty_like(self.second_moment)),
+            self._identity,
             rank,
             input_covariance=self.second_moment,
             output_covariance=self.metric,
