@@ -59,18 +59,23 @@ class Chain:
         self.batches: list[Any] = []  # as the model takes them, for their masks
         self.hidden: list[Tensor] = []  # what the first block is given, batch by batch
         self._calls: list[list[Call]] = []  # batch → block → call, or one call where all blocks are called alike
+        alike: set[Any] = set()  # the forms of the first block's calls with which all blocks were called alike
         device = next(model.parameters()).device
         run = forward or run_model
         for batch in batches:
             batch = to_device(batch, device)
-            alike = bool(self._calls) and len(self._calls[0]) == 1
-            seen = record(model, self.names[:1] if alike else self.names, batch, run)
+            seen = record(model, self.names[:1], batch, run) if alike else None
+            if seen is None or _form(*seen) not in alike:
+                seen = record(model, self.names, batch, run)
             if seen is None:
                 raise ValueError(f"the blocks {self.names[0]} … {self.names[-1]} do not run once each and in order")
             hidden, calls = seen
             self.batches.append(batch)
             self.hidden.append(hidden)
-            self._calls.append(calls[:1] if alike or _all_alike(calls) else calls)
+            if _all_alike(calls):  # as one call alone is
+                alike.add(_form(hidden, calls))
+                calls = calls[:1]
+            self._calls.append(calls)
         if not self.batches:
             raise ValueError("batches is empty: give at least one batch (an iterator that was read once stays empty)")
 
@@ -92,7 +97,7 @@ class Chain:
         call = calls[block if len(calls) > 1 else 0]
         module = self.block(block) if module is None else module
         with evaluating(module):
-            return _first(module(hidden, *call.args, **call.kwargs))
+            return _first(module(hidden.clone(), *call.args, **call.kwargs))  # a block may write into what it is given
 
 
 def find_chain(model: nn.Module, batch: Any, forward: Forward | None = None) -> list[str] | None:
@@ -143,7 +148,7 @@ def record(model: nn.Module, names: Sequence[str], batch: Any, run: Forward) -> 
                 raise _Enough
             calls.append(Call(tuple(map(_kept, args[1:])), {name: _kept(value) for name, value in kwargs.items()}))
             if index == 0:
-                hidden.append(fed.detach())
+                hidden.append(fed.detach().clone())
             if len(names) == 1:
                 raise _Enough
 
@@ -181,6 +186,13 @@ def _all_alike(calls: list[Call]) -> bool:
         and all(value is first.kwargs[name] for name, value in call.kwargs.items())
         for call in calls
     )
+
+
+def _form(hidden: Tensor, calls: list[Call]) -> Any:
+    """The first call's shape, and what in it is None: masks of blocks of other kinds are None alike in short text."""
+    call = calls[0]
+    nones = tuple(value is None for value in call.args), tuple((name, v is None) for name, v in call.kwargs.items())
+    return hidden.shape, nones
 
 
 def _kept(value: Any) -> Any:

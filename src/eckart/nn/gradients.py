@@ -56,9 +56,12 @@ class WeightGradients:
         for parameter, required in self._required.items():
             parameter.requires_grad_(required)
 
-    def anchored(self, out: Tensor) -> Tensor:
-        """The output, with a graph behind it."""
-        return out if out.requires_grad else out + self.anchor
+    def anchored(self, name: str, out: Tensor) -> Tensor:
+        """A matrix's output, with a graph behind it that ends in what autograd is asked for.
+
+        That it requires a gradient is not enough: it may be that of inputs, as gradient checkpointing wants it.
+        """
+        return out if out.requires_grad and name in self._chosen else out + self.anchor
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradients to the sums."""

@@ -62,7 +62,7 @@ class Observer:
                 self._input(read)
         if self.weights is None or not torch.is_grad_enabled():
             return out
-        out = self.weights.anchored(out)
+        out = self.weights.anchored(matrix.name, out)
         if matrix.name in self._by_hand:
             pairs = _pairs_of(reads[0])
             out.register_hook(lambda g: self._gradient(matrix, pairs(g)))
