@@ -9,6 +9,9 @@ from torch import nn
 
 import eckart
 from eckart.compression import Compressed, Plan, compress
+from eckart.compression.fitting import learning
+from eckart.compression.methods import METHODS
+from eckart.compression.selecting import selected
 from eckart.linalg import truncated_svd
 from families import families
 
@@ -185,3 +188,110 @@ def test_too_few_tokens_are_told() -> None:
 
 def test_the_verb_is_at_the_top() -> None:
     assert eckart.compress is compress
+
+
+def test_an_anchored_fit_belongs_to_the_prefix_that_it_was_made_for() -> None:
+    first, last = (f"model.layers.{layer}.mlp.down_proj" for layer in (0, 1))
+    ranks = [{first: rank, last: 4} for rank in (1, 20)]
+    plans = []
+    for _ in range(2):
+        model, batches = families()["llama"]()
+        plans.append(compress(model, batches, ranks={}, method="aa-svd", dry_run=True))
+    plans[0].at(ranks=ranks[0]).layers()
+    after, alone = (plan.at(ranks=ranks[1]).layers()[last].weight for plan in plans)
+    assert torch.equal(after, alone)
+
+
+def test_an_anchored_method_says_where_it_finds_no_blocks() -> None:
+    plan = planned(_layer(), [torch.randn(64, 10, dtype=torch.float64)], method="aa-svd", keep=0.5)
+    with pytest.warns(UserWarning, match="no chain of blocks"):
+        plan.layers()
+
+
+def test_a_resumed_run_knows_how_much_was_read(tmp_path: Path) -> None:
+    model, batches = families()["llama"]()
+    first, second = (
+        compress(model, batches, keep=0.7, method="svd-llm", work=tmp_path, dry_run=True) for _ in range(2)
+    )
+    assert second.rows() == first.rows()
+    assert second.notes == first.notes == ()
+
+
+def test_what_no_chain_holds_is_observed_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = [torch.randn(64, 10)]
+    models = [nn.Module() for _ in range(2)]
+    for model in models:
+        torch.manual_seed(0)
+        model.a, model.b = nn.Linear(10, 8), nn.Linear(8, 8)
+        model.forward = lambda x, model=model: model.b(model.a(x))
+    whole = compress(models[0], X, keep=0.5, method="svd-llm", dry_run=True)
+    calls: list[list[str]] = []
+    observed = learning.observe
+
+    def counted(model: nn.Module, batches: Any, wanted: Any, *, targets: Any, **options: Any) -> Any:
+        calls.append(list(targets))
+        return observed(model, batches, wanted, targets=targets, **options)
+
+    monkeypatch.setattr(learning, "observe", counted)
+    pieces = METHODS["svd-llm"].unit(models[1], selected(models[1])[0], whole.settings, METHODS["svd-llm"].metric)
+    learning.learn(models[1], pieces, ["input_covariance"], learning.Text(X), {}, memory=500)
+    assert calls == [["a"], ["b"]]
+    for piece, same in zip(pieces, whole.pieces, strict=True):
+        torch.testing.assert_close(piece.spectrum, same.spectrum)
+
+
+def test_an_encoder_s_mask_is_not_taken_for_its_decoder_s() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=64, decoder_start_token_id=0, **sizes)).eval()
+    ids = torch.arange(1, 13).view(2, 6)
+    batch = {"input_ids": ids, "attention_mask": (ids < 10).long(), "labels": ids.flip(1)}
+    with pytest.warns(UserWarning, match="padding counted too"):
+        plan = compress(model, [batch], targets="decoder.block.*.q", keep=0.5, method="svd-llm", dry_run=True)
+    assert {row["tokens"] for row in plan.rows()} == {12}
+
+
+@pytest.mark.parametrize("method", ["svd", "basis-sharing", "modegpt"])
+def test_what_was_frozen_stays_frozen(method: str) -> None:
+    model, batches = families()["llama"]()
+    model.requires_grad_(False)
+    compress(model, batches, keep=0.6, method=method)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_layers_that_cannot_all_be_placed_leave_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].bias = model[1].bias  # which a new layer would not share
+    before = list(model)
+    with pytest.raises(ValueError, match="1 shares a parameter"):
+        compress(model, method="svd", keep=0.5)
+    assert all(module is same for module, same in zip(model, before, strict=True))
+
+
+def test_compressing_again_counts_what_stands_there_and_never_grows() -> None:
+    model, _ = families()["llama"]()
+    compress(model, method="svd", keep=0.3)
+    before = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    assert str(compress(model, method="svd", keep=0.5, again=True, dry_run=True)).startswith("svd: 0 of 14")
+    plan = compress(model, method="svd", keep=0.2, again=True, dry_run=True)
+    plan.apply()
+    after = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    assert plan.kept_of_model == pytest.approx(after / before)
+
+
+def test_an_mlp_of_fewer_neurons_is_compressed_already() -> None:
+    model, batches = families()["llama"]()
+    compress(model, batches, keep=0.6, method="modegpt", targets="*mlp*")
+    with pytest.raises(ValueError, match=r"compressed already, to fewer neurons: densify"):
+        compress(model, keep=0.6, method="svd", targets="*mlp*", again=True)
+
+
+def test_missing_held_out_batches_are_told_before_anything_is_learned() -> None:
+    model, batches = families()["llama"]()
+
+    def stop(done: int, total: int, label: str) -> None:
+        raise AssertionError(label)
+
+    with pytest.raises(ValueError, match="held_out: no batches"):
+        compress(model, batches, progress=stop)

@@ -27,6 +27,7 @@ class ToyPiece(Piece):
         self.cost, self.fixed = cost, fixed
         self.learned = {"spectrum": torch.as_tensor(spectrum, dtype=torch.float64)}
 
+    members = property(lambda self: {})
     names = property(lambda self: (self.name,))
     label = property(lambda self: self.name)
     shape = property(lambda self: self.matrix_shape)

@@ -81,10 +81,20 @@ def measured_errors(
 
 
 def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """The layers stand in their places, for good."""
-    for name, layer in layers.items():
-        replace(model, name, layer)
-    guard(model)
+    """The layers stand in their places, for good, or after an error none; what was frozen stays so."""
+    old: dict[str, nn.Module] = {}
+    try:
+        for name, layer in layers.items():
+            old[name] = replace(model, name, layer)
+    except BaseException:
+        for name, module in reversed(old.items()):
+            replace(model, name, module, untie=True)
+        raise
+    frozen = {name for name, module in old.items() if not any(p.requires_grad for p in module.parameters())}
+    for name in sorted(layers, key=lambda name: name not in frozen):  # a basis trains if one of its layers does
+        layers[name].requires_grad_(name not in frozen)
+    if layers:
+        guard(model)
 
 
 def _weight(layer: nn.Module, W: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ Paper: none; the rows of `METHODS` name theirs.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eckart.compression.allocations.choosing import check_keep
-from eckart.compression.allocations.named import ALLOCATIONS, OPTIONS
+from eckart.compression.allocations.named import ALLOCATIONS, COMPARING, OPTIONS
 from eckart.compression.compressed import Compressed
 from eckart.compression.fitting.learning import Loss, Text, learn
 from eckart.compression.fitting.storing import FolderStore, Store
@@ -23,6 +24,7 @@ from eckart.compression.selecting import selected
 from eckart.compression.settings import Settings
 from eckart.nn import Patterns, Progress, Role, roles
 from eckart.nn.patterns import closest
+from eckart.nn.sizes import model_bytes
 
 
 def compress(
@@ -116,12 +118,17 @@ def compress(
     text = Text(list(batches), loss, gradient_loss, forward, gradient_batches, progress)
     if row.metric.wanted and not text.batches:
         raise ValueError(f"batches: none; {method!r} looks at {', '.join(row.metric.wanted)}: give some")
+    held = tuple(held_out)
+    if not held and allocation in COMPARING and keep not in (None, 1):
+        raise ValueError(
+            f"held_out: no batches; allocation {allocation!r} compares losses on some: give "
+            "held_out=, or another allocation, such as 'hulls'"
+        )
     pieces = row.unit(model, found, settings, row.metric)
     store: Store = {} if work is None else FolderStore(work, _job(method, pieces, settings, text))
     tokens = learn(model, pieces, row.metric.wanted, text, store)
     notes = _notes(pieces, tokens) if row.metric.wanted else ()
-    held = tuple(held_out)
-    whole = _bytes(model)
+    whole = model_bytes(model)
     plan = Plan(
         model, method, None, {}, tuple(pieces), settings, allocation, text, store, held, tokens, whole, others, notes
     )
@@ -133,11 +140,6 @@ def _row(method: str) -> Method:
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is not known; closest: {closest(method, METHODS, whole=True)}")
     return METHODS[method]
-
-
-def _bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers, each once."""
-    return sum(tensor.nbytes for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
 
 
 def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:
@@ -163,11 +165,17 @@ def _job(method: str, pieces: list[Piece], settings: Settings, text: Text) -> di
     return {
         "method": method,
         "matrices": {piece.label: list(piece.shape) for piece in pieces},
-        "weights": [float(matrix.weight().detach().double().sum()) for p in pieces for matrix in p.members.values()],
+        "weights": [_checksum(matrix.weight().detach()) for p in pieces for matrix in p.members.values()],
         "settings": {**numbers, "options": {name: str(value) for name, value in settings.options.items()}},
         "batches": [_digest(text.batches), text.gradient_batches],
         "losses": [_name(text.loss), _name(text.gradient_loss)],
     }
+
+
+def _checksum(W: Tensor) -> int:
+    """The sum of its bits as integers: the same on every device, with any number of threads."""
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(W.contiguous().view(kinds[W.element_size()]).sum(dtype=torch.int64))
 
 
 def _digest(batches: Sequence[Any]) -> str:
@@ -186,5 +194,7 @@ def _digest(batches: Sequence[Any]) -> str:
 
 
 def _name(loss: Loss | None) -> str | None:
-    """What a loss is called: its own name, or its class's."""
+    """What a loss is called: its own name or its class's, with the numbers of a dataclass."""
+    if is_dataclass(loss):
+        return repr(loss)
     return None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from eckart.compression.allocations.choosing import chosen_sizes, given_sizes
+from eckart.compression.allocations.menus import standing_bytes
 from eckart.compression.allocations.named import ALLOCATIONS
 from eckart.compression.allocations.rules import Sizes, total_bytes
 from eckart.compression.allocations.trying import layers_of
@@ -94,8 +95,9 @@ class Plan:
 
     @property
     def kept_of_model(self) -> float:
-        """Stored bytes of the whole model ÷ its dense bytes."""
-        return (self.model_bytes - self.dense_bytes + self.bytes) / self.model_bytes
+        """Stored bytes of the whole model ÷ its bytes before, where some matrices may be compressed already."""
+        before = sum(standing_bytes(piece) for piece in self.pieces)
+        return (self.model_bytes - before + self.bytes) / self.model_bytes
 
     def rows(self) -> list[Row]:
         """One row for each piece: its form, size, bytes and predicted error."""

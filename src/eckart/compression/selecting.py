@@ -56,6 +56,8 @@ def selected(
 
 def _reason(matrix: Matrix, heads: set[str]) -> str:
     """Why a matrix is left out; empty if it is not."""
+    if hasattr(matrix.module, "dense_shape"):
+        return "compressed already, to fewer neurons: densify(model) first"
     if matrix.kind == "embedding":
         return "an embedding: its rows are looked up, not multiplied"
     if matrix.name in heads:

@@ -1,8 +1,9 @@
 """What a piece may become: for each of its sizes the bytes that it takes and the error that it leaves.
 
 The least size is one multiple of `multiple` (dense, where the piece is smaller), or 0 where a remainder is left of the
-matrix (`smallest`); a size that takes no less than the dense matrices is not offered. The bytes are the piece's own
-count, so its permutations, its remainder and its dtype are in them, and pieces of any kind share one budget.
+matrix (`smallest`); a size that takes no less than what stands there, which is the price of full size, is not offered.
+The bytes are the piece's own count, so its permutations, its remainder and its dtype are in them, and pieces of any
+kind share one budget.
 
 A floor is a least share of the dense bytes. Keys and values that several query heads share (grouped-query attention)
 have a higher one: they are few bytes, and each of their errors is met by every head of its group.
@@ -57,7 +58,7 @@ def menu_of(piece: Piece, multiple: int = 1) -> Menu:
     """What a piece may become, its sizes multiples of `multiple` below full."""
     least = piece.smallest and multiple
     sizes = torch.tensor([*range(least, piece.full, multiple), piece.full])
-    prices = torch.tensor([piece.bytes(size) for size in sizes.tolist()], dtype=torch.float64)
+    prices = torch.tensor([*map(piece.bytes, sizes[:-1].tolist()), standing_bytes(piece)], dtype=torch.float64)
     tails = torch.zeros(piece.full + 1, dtype=torch.float64)
     energies = piece.spectrum.detach().to("cpu", torch.float64).square()
     tails[: len(energies)] = energies.flip(0).cumsum(0).flip(0)
@@ -65,6 +66,12 @@ def menu_of(piece: Piece, multiple: int = 1) -> Menu:
     errors = tails[sizes]
     errors[-1] = 0
     return Menu(sizes[offered], prices[offered], errors[offered])
+
+
+def standing_bytes(piece: Piece) -> int:
+    """What a piece's matrices take as they stand: their dense bytes, or less where they are compressed already."""
+    held = [getattr(matrix.module, "weight_bytes", None) for matrix in piece.members.values()]
+    return piece.dense_bytes if None in held or not held else sum(held)
 
 
 def menus_of(pieces: Sequence[Piece], keep: float, settings: Settings) -> tuple[Menus, float]:

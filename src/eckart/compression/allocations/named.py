@@ -21,6 +21,8 @@ ALLOCATIONS: dict[str, Allocation] = {
     "selected": selected,
 }
 
+COMPARING = ("sensitivity", "candidates", "selected")  # those that run the model on held-out batches
+
 OPTIONS: dict[str, Mapping[str, Any]] = {  # allocation → what it reads of `Settings.options`, with the defaults
     "uniform": {},
     "energy": {"protect": PROTECT},

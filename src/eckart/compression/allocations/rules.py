@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from eckart.compression.allocations.menus import Menus, floored, largest_part, menus_of, spent
+from eckart.compression.allocations.menus import Menus, floored, largest_part, menus_of, spent, standing_bytes
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.linalg import choose_points
@@ -111,8 +111,9 @@ def least(menus: Menus, errors: Mapping[str, Tensor], budget: float) -> Sizes:
 
 
 def total_bytes(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> int:
-    """What all pieces take at their sizes."""
-    return sum(piece.bytes(sizes[piece.label]) for piece in pieces)
+    """What all pieces take at their sizes; at full size, what stands there."""
+    sized = [(piece, sizes[piece.label]) for piece in pieces]
+    return sum(piece.bytes(size) if size < piece.full else standing_bytes(piece) for piece, size in sized)
 
 
 def _total(piece: Piece) -> float:

@@ -10,6 +10,8 @@ Cost: four passes over the batches, one decomposition for each matrix.
 Paper: AA-SVD's objective (anchored inputs, dense outputs); it then refines each block by gradient steps, we do not.
 """
 
+import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from eckart.compression.allocations.trying import layers_of
-from eckart.compression.fitting.learning import Text
+from eckart.compression.fitting.learning import Text, masks
 from eckart.compression.fitting.storing import Store
 from eckart.compression.pieces.matrix_piece import MatrixPiece
 from eckart.compression.pieces.piece import Piece
@@ -42,17 +44,27 @@ def anchored(
 
     Returns:
         Matrix name → layer.
+
+    Warns:
+        UserWarning: The model has no chain of blocks, so that nothing is fitted.
     """
     blocks = find_chain(model, text.batches[0], text.forward) if text.batches else None
     if blocks is None:
+        warnings.warn(
+            f"{type(model).__name__} has no chain of blocks that run once each and in order, each on what the one "
+            "before gave as its first argument: its layers are not fitted to a compressed prefix, but to dense inputs",
+            stacklevel=4,
+        )
         return layers_of(pieces, sizes)
     chain = Chain(model, blocks, text.batches, text.forward)
-    both = _Both(chain, [Padding(batch) for batch in chain.batches])
+    both = _Both(chain, [Padding(masks(batch, model)) for batch in chain.batches])
     layers: dict[str, nn.Module] = {}
+    before: list[tuple[str, int]] = []  # the sizes of the pieces in the blocks so far
     for index, path in enumerate(blocks):
         mine = [piece for piece in pieces if all(name.startswith(f"{path}.") for name in piece.names)]
         twin = deepcopy(chain.block(index))
-        made = _fitted(both, index, twin, mine, sizes, store)
+        made = _fitted(both, index, twin, mine, sizes, store, _digest(before))
+        before += [(piece.label, sizes[piece.label]) for piece in mine]
         for name, layer in made.items():
             replace(twin, name.removeprefix(f"{path}."), layer)
         layers |= made
@@ -95,14 +107,25 @@ class _Both:
             self.changed[number] = self.chain.run(index, number, self.changed[number], twin)
 
 
+def _digest(sizes: Sequence[tuple[str, int]]) -> str:
+    """What tells one compressed prefix from another: a fit belongs to its own alone."""
+    return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
+
+
 def _fitted(
-    both: _Both, index: int, twin: nn.Module, pieces: Sequence[Piece], sizes: Mapping[str, int], store: Store
+    both: _Both,
+    index: int,
+    twin: nn.Module,
+    pieces: Sequence[Piece],
+    sizes: Mapping[str, int],
+    store: Store,
+    prefix: str,
 ) -> dict[str, nn.Module]:
-    """The layers of one block's pieces."""
+    """The layers of one block's pieces, after a prefix."""
     todo = [piece for piece in pieces if sizes[piece.label] < piece.full]
     path = both.chain.names[index]
     moved = {piece.names[0].removeprefix(f"{path}."): piece for piece in todo if isinstance(piece, MatrixPiece)}
-    keys = {name: f"{piece.label}@{sizes[piece.label]}" for name, piece in moved.items()}
+    keys = {name: f"{piece.label}@{sizes[piece.label]} after {prefix}" for name, piece in moved.items()}
     missing = [name for name in moved if keys[name] not in store]
     if missing:
         seen = both.observe(index, twin, missing)
@@ -113,5 +136,6 @@ def _fitted(
     layers: dict[str, nn.Module] = {}
     for name, piece in moved.items():
         if keys[name] in store:  # else no batch calls it as a module
-            layers |= piece.layers(**store[keys[name]])
+            device = piece.matrix.weight().device
+            layers |= piece.layers(**{factor: tensor.to(device) for factor, tensor in store[keys[name]].items()})
     return layers_of([piece for piece in todo if not layers.keys() & set(piece.names)], sizes) | layers

@@ -1,8 +1,8 @@
 """Calibration: tell every piece what its matrices read and what the loss says of their outputs, in bounded memory.
 
 With a chain of blocks (`nn.blocks`) the batches' hidden states walk through the model once, and each block's
-covariances are held only until its pieces have learned; other matrices are observed in a pass of the whole model.
-Output gradients come first, from `gradient_batches` of the batches, as many matrices at a time as fit in `memory`.
+covariances are held only until its pieces have learned; other matrices are observed in passes of the whole model.
+Output gradients come first, from `gradient_batches` of the batches. In both, as many at a time as fit in `memory`.
 What a piece has learned is kept in `store`, from which a run that was interrupted goes on.
 
 Cost: one pass over the batches, one backward pass over `gradient_batches` of them for each group, one decomposition
@@ -12,8 +12,9 @@ Paper: none.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from eckart.compression.fitting.storing import Store
@@ -22,9 +23,9 @@ from eckart.linalg import map_side_by_side
 from eckart.nn import Matrix, Observation, Progress, observe
 from eckart.nn.blocks import Chain, find_chain
 
-MEMORY = 2**31  # bytes of output-gradient covariances held at a time
-
-
+MEMORY = 2**31  # bytes of covariances held at a time: of output gradients, and of inputs outside the blocks
+TOKENS = "tokens"  # of what is stored of a piece: the rows that each of its matrices read
+T = TypeVar("T")
 Loss = Callable[[Any, Any], Tensor]
 
 
@@ -65,7 +66,7 @@ def learn(
         wanted: What their metric asks of `nn.observe`.
         text: The calibration batches.
         store: Takes what each piece has learned.
-        memory: Bytes of output-gradient covariances held at a time.
+        memory: Bytes of covariances held at a time: of output gradients, and of inputs outside the blocks.
 
     Returns:
         Matrix name → rows that it read; a matrix that the batches never use has 0.
@@ -74,50 +75,59 @@ def learn(
     fresh = []
     for piece in pieces:
         if piece.label in store:
-            piece.learned = store[piece.label]
+            device = next(iter(piece.members.values())).weight().device
+            piece.learned = {name: tensor.to(device) for name, tensor in store[piece.label].items()}
+            tokens |= zip(piece.names, piece.learned.pop(TOKENS).tolist(), strict=True)
         else:
             fresh.append(piece)
     inputs = [name for name in wanted if name.startswith("input_")]
     gradients = "output_gradient_covariance" in wanted
-    for group in _groups(fresh, memory) if gradients else ([fresh] if fresh else []):
+    for group in _groups(fresh, _output_bytes, memory) if gradients else ([fresh] if fresh else []):
         outputs = _output_gradients(model, group, text) if gradients else {}
         pending = {piece.label: set(piece.names) for piece in group}
         seen: dict[str, Observation] = {}
-        for found in observed(model, group, inputs, text):
+        for found in observed(model, group, inputs, text, memory=memory):
             seen |= {name: _joined(each, outputs.get(name)) for name, each in found.items()}
             ready = [piece for piece in group if piece.label in pending and pending[piece.label] <= seen.keys()]
-            _teach(ready, seen, store)
+            tokens |= _teach(ready, seen, store)
             for piece in ready:
                 del pending[piece.label]
-                tokens |= {name: seen.pop(name).tokens for name in piece.names}
+                for name in piece.names:
+                    del seen[name]
         rest = [piece for piece in group if piece.label in pending]
         seen |= {name: each for name, each in outputs.items() if name not in seen}
-        _teach(rest, seen, store)
-        tokens |= {name: seen[name].tokens if name in seen else 0 for piece in rest for name in piece.names}
+        tokens |= _teach(rest, seen, store)
     return tokens
 
 
-def _teach(pieces: Sequence[Piece], seen: dict[str, Observation], store: Store) -> None:
+def _teach(pieces: Sequence[Piece], seen: dict[str, Observation], store: Store) -> dict[str, int]:
+    """Have pieces learn, keep that with the rows that their matrices read, and give those."""
     on_cpu = all(next(iter(piece.members.values())).weight().device.type == "cpu" for piece in pieces)
     for _ in map_side_by_side(lambda piece: piece.learn(seen), pieces, workers=None if on_cpu else 1):
         pass
+    tokens = {name: seen[name].tokens if name in seen else 0 for piece in pieces for name in piece.names}
     for piece in pieces:
-        store[piece.label] = piece.learned
+        store[piece.label] = piece.learned | {TOKENS: torch.tensor([tokens[name] for name in piece.names])}
+    return tokens
 
 
-def _groups(pieces: Sequence[Piece], memory: int) -> Iterator[list[Piece]]:
-    """Pieces in order, as many as the gradient covariances of all their matrices fit."""
-    group: list[Piece] = []
+def _groups(each: Iterable[T], size: Callable[[T], int], memory: int) -> Iterator[list[T]]:
+    """In order, as many at a time as fit."""
+    group: list[T] = []
     held = 0
-    for piece in pieces:
-        size = sum(4 * matrix.stack * matrix.shape[0] ** 2 for matrix in piece.members.values())
-        if group and held + size > memory:
+    for one in each:
+        if group and held + size(one) > memory:
             yield group
             group, held = [], 0
-        group.append(piece)
-        held += size
+        group.append(one)
+        held += size(one)
     if group:
         yield group
+
+
+def _output_bytes(piece: Piece) -> int:
+    """What the covariances of its matrices' output gradients take."""
+    return sum(4 * matrix.stack * matrix.shape[0] ** 2 for matrix in piece.members.values())
 
 
 def _members(pieces: Iterable[Piece]) -> dict[str, Matrix]:
@@ -131,19 +141,20 @@ def _output_gradients(model: nn.Module, pieces: Sequence[Piece], text: Text) -> 
 
 
 def observed(
-    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], text: Text
+    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], text: Text, *, memory: int = MEMORY
 ) -> Iterator[dict[str, Observation]]:
-    """The inputs' statistics of the pieces' matrices, block by block, then of those outside the blocks."""
+    """The inputs' statistics of the pieces' matrices, block by block, then of those outside the blocks, as they fit."""
     if not wanted:
         return
-    names = list(_members(pieces))
+    members = _members(pieces)
+    names = list(members)
     blocks = find_chain(model, text.batches[0], text.forward) or []
     inside = {name for name in names for path in blocks if name.startswith(f"{path}.")}
     if inside:
         yield from _along(Chain(model, blocks, text.batches, text.forward), inside, wanted, text)
     outside = [name for name in names if name not in inside]
-    if outside:
-        yield _seen(model, outside, text.batches, wanted, forward=text.forward, progress=text.progress)
+    for group in _groups(outside, lambda name: 4 * members[name].shape[1] ** 2, memory):
+        yield _seen(model, group, text.batches, wanted, forward=text.forward, progress=text.progress)
 
 
 def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> Iterator[dict[str, Observation]]:
@@ -157,7 +168,7 @@ def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> 
             hidden[batch["number"]] = chain.run(index, batch["number"], hidden[batch["number"]], block)
             return hidden[batch["number"]]
 
-        fed = [{**_masks(batch), "number": number} for number, batch in enumerate(chain.batches)]
+        fed = [{**masks(batch, chain.model), "number": number} for number, batch in enumerate(chain.batches)]
         if mine:
             seen = _seen(chain.block(index), mine, fed, wanted, forward=forward)
             yield {f"{path}.{name}": replace(each, name=f"{path}.{name}") for name, each in seen.items()}
@@ -175,10 +186,12 @@ def _seen(
     return {name: seen[name] for name in names if name in seen}
 
 
-def _masks(batch: Any) -> dict[str, Any]:
-    """What says which rows of a batch are padding."""
-    given = batch if isinstance(batch, Mapping) else {}
-    return {name: value for name, value in given.items() if name.endswith("attention_mask")}
+def masks(batch: Any, model: nn.Module) -> dict[str, Any]:
+    """What says which rows of a batch are padding, for `Padding` where a block alone is run."""
+    given = dict(batch) if isinstance(batch, Mapping) else {}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) is True and "labels" in given:
+        given.setdefault("decoder_input_ids", given["labels"])
+    return {name: value for name, value in given.items() if isinstance(value, Tensor)}
 
 
 def _joined(inputs: Observation, outputs: Observation | None) -> Observation:
