@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eckart.nn.sizes import model_bytes
+
 PHASES = ("prefill", "decode")
 
 
@@ -94,7 +96,6 @@ def speeds_of(
             times = torch.tensor([each[phase] for each in taken[name]], dtype=torch.float64)
             low, middle, high = _quartiles(count / times)
             ratio = None if len(models) == 1 else _quartiles(reference / times)
-            size = sum(t.nbytes for t in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
             yield Speed(
                 name,
                 PHASES[phase],
@@ -103,7 +104,7 @@ def speeds_of(
                 (low, high),
                 ratio and ratio[1],
                 ratio and (ratio[0], ratio[2]),
-                size,
+                model_bytes(model),
             )
 
 
