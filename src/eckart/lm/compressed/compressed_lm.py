@@ -22,6 +22,7 @@ from eckart.lm.judging.speeds import Bench
 from eckart.lm.whole_models import MARK
 from eckart.nn import Progress
 from eckart.nn.files import atomic_directory, write_json
+from eckart.nn.sizes import model_bytes
 
 REPORT = "report.json"
 
@@ -172,5 +173,4 @@ def size_of(model: nn.Module) -> tuple[int, int]:
         >>> size_of(nn.BatchNorm1d(4))
         (8, 72)
     """
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
-    return sum(p.numel() for p in model.parameters()), sum(t.nbytes for t in tensors)
+    return sum(p.numel() for p in model.parameters()), model_bytes(model)
