@@ -77,6 +77,11 @@ def test_a_plan_leaves_the_model_as_it_is(texts):
     json.dumps(planned.to_json())
 
 
+def test_how_many_batches_give_gradients_may_be_said(texts):
+    planned = compress(model(), tokenizer(), **_options(texts, keep=0.5, dry_run=True, gradient_batches=1))
+    assert planned.plan.text.gradient_batches == 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_said_as_plain_data(method, texts):
     done = compress(model(), tokenizer(), **_options(texts, keep=0.7, method=method, curve=[0.8]))

@@ -59,6 +59,13 @@ def test_decoding_with_the_cache_gives_what_one_pass_gives():
     torch.testing.assert_close(torch.cat(seen[:4], 1), whole, atol=1e-4, rtol=1e-4)
 
 
+def test_a_model_of_fewer_neurons_alone_is_compared_with_its_dense_form():
+    made = model()
+    batch = {"input_ids": torch.arange(1, 25).view(2, 12)}
+    compression.compress(made, [batch], keep=0.6, method="modegpt", targets="*mlp*")
+    assert {each.model for each in bench(made, prompt=4, new=1, rounds=1).speeds} == {"dense", "compressed"}
+
+
 def test_a_compressed_model_alone_is_compared_with_its_own_dense_form(small):
     found = bench(small, prompt=4, new=2, rounds=1)
     assert [each.model for each in found.speeds] == ["dense", "compressed"] * 2

@@ -236,3 +236,23 @@ def test_a_model_is_guarded_until_it_is_dense_again() -> None:
     eckart.densify(model)
     assert not hasattr(model, "hf_quantizer")
     assert not hasattr(model.bert, "hf_quantizer")
+
+
+@pytest.mark.parametrize("how", ["kept whole", "merged"])
+def test_a_model_in_which_nothing_is_compressed_any_more_is_saved_as_dense(how: str, tmp_path: Path) -> None:
+    model: Any
+    model, batches = families()["llama"]()
+    if how == "kept whole":
+        eckart.compress(model, method="svd", keep=1)
+    else:
+        eckart.compress(model, method="svd", ranks={"model.layers.0.mlp.down_proj": 3})
+        eckart.adapt(model, rank=2)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                nn.init.normal_(parameter)
+        with pytest.warns(UserWarning, match="are dense now"):
+            eckart.merge(model)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**batches[0]).logits, model(**batches[0]).logits)

@@ -28,7 +28,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.compression.files.description import FORMAT, Specs, build, describe
-from eckart.compression.files.guard import Unregistered, guard
+from eckart.compression.files.guard import Unregistered, guard, unguard
 from eckart.compression.files.loading import METHOD, specs_of
 from eckart.compression.files.originals import compressed_layers
 from eckart.nn import replace
@@ -177,6 +177,7 @@ def _register() -> None:
     def save_pretrained(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         specs = describe(self)
         if not specs:
+            unguard(self)  # dense again, as after a merge
             return write(self, *args, **kwargs)
         with _described(self, specs):
             return write(self, *args, **kwargs)

@@ -70,8 +70,8 @@ def menu_of(piece: Piece, multiple: int = 1) -> Menu:
 
 def standing_bytes(piece: Piece) -> int:
     """What a piece's matrices take as they stand: their dense bytes, or less where they are compressed already."""
-    held = [getattr(matrix.module, "weight_bytes", None) for matrix in piece.members.values()]
-    return piece.dense_bytes if None in held or not held else sum(held)
+    held = [each for matrix in piece.members.values() if (each := getattr(matrix.module, "weight_bytes", None))]
+    return sum(held) if held and len(held) == len(piece.members) else piece.dense_bytes
 
 
 def menus_of(pieces: Sequence[Piece], keep: float, settings: Settings) -> tuple[Menus, float]:

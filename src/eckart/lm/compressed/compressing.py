@@ -119,9 +119,10 @@ def compress(
     before, size = measured(), size_of(given.model)
     if labels == "model":
         options = {"gradient_loss": SampledLoss()} | options
+    options = {"gradient_batches": max(1, GRADIENTS // batch)} | options
     plan: Any = compression.compress(
         given.model, data.batches, keep=keep, ranks=ranks, method=method, held_out=data.held_out, work=work,
-        gradient_batches=max(1, GRADIENTS // batch), progress=progress, dry_run=True, **options,
+        progress=progress, dry_run=True, **options,
     )  # fmt: skip
     result = CompressedLM(given.model, given.tokenizer, given.name, plan, data, size, before=before)
     for each in curve:

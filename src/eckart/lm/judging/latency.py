@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.compression.files.densifying import densify
+from eckart.compression.files.originals import is_compressed_model
 from eckart.lm.judging.speeds import Bench, speeds_of
 from eckart.lm.load import load
 from eckart.nn import Progress
-from eckart.nn.compressed import is_compressed
 from eckart.nn.modes import evaluating
 
 Model = PreTrainedModel | str | os.PathLike[str]
@@ -97,7 +97,7 @@ def _loaded(models: Model | Mapping[str, Model]) -> dict[str, PreTrainedModel]:
             raise ValueError('models: none; give some by name, such as {"dense": model, "compressed": smaller}')
         return {name: _model(each) for name, each in models.items()}
     model = _model(models)
-    if any(is_compressed(module) for module in model.modules()):
+    if is_compressed_model(model):
         return {DENSE: densify(deepcopy(model)), COMPRESSED: model}  # type: ignore[dict-item]
     return {str(model.config.name_or_path or type(model).__name__): model}
 
