@@ -16,7 +16,7 @@ from eckart.compression.files.guard import guard
 from eckart.compression.fitting.learning import Text, observed
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.rows import Row, table
-from eckart.nn import replace
+from eckart.nn.replace import replace_all
 
 if TYPE_CHECKING:
     from eckart.compression.plan import Plan
@@ -82,14 +82,7 @@ def measured_errors(
 
 def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     """The layers stand in their places, for good, or after an error none; what was frozen stays so."""
-    old: dict[str, nn.Module] = {}
-    try:
-        for name, layer in layers.items():
-            old[name] = replace(model, name, layer)
-    except BaseException:
-        for name, module in reversed(old.items()):
-            replace(model, name, module, untie=True)
-        raise
+    old = replace_all(model, layers)
     frozen = {name for name, module in old.items() if not any(p.requires_grad for p in module.parameters())}
     for name in sorted(layers, key=lambda name: name not in frozen):  # a basis trains if one of its layers does
         layers[name].requires_grad_(name not in frozen)

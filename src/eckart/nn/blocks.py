@@ -29,7 +29,7 @@ class Call:
     kwargs: dict[str, Any]
 
 
-class _Enough(Exception):  # noqa: N818 - no error: it ends a pass
+class Enough(Exception):  # noqa: N818 - no error: it ends a pass
     """The part of a pass that was wanted is over."""
 
 
@@ -145,12 +145,12 @@ def record(model: nn.Module, names: Sequence[str], batch: Any, run: Forward) -> 
             follows = index == 0 or fed is expected[0]
             if len(calls) != index or not isinstance(fed, Tensor) or not follows:
                 wrong.append(True)
-                raise _Enough
+                raise Enough
             calls.append(Call(tuple(map(_kept, args[1:])), {name: _kept(value) for name, value in kwargs.items()}))
             if index == 0:
                 hidden.append(fed.detach().clone())
             if len(names) == 1:
-                raise _Enough
+                raise Enough
 
         return hook
 
@@ -158,7 +158,7 @@ def record(model: nn.Module, names: Sequence[str], batch: Any, run: Forward) -> 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             expected[0] = output[0] if isinstance(output, tuple | list) and output else output
             if index == len(names) - 1:
-                raise _Enough
+                raise Enough
 
         return hook
 
@@ -168,7 +168,7 @@ def record(model: nn.Module, names: Sequence[str], batch: Any, run: Forward) -> 
     try:
         with torch.no_grad(), evaluating(model):
             run(model, batch)
-    except _Enough:
+    except Enough:
         pass
     finally:
         for hook in hooks:

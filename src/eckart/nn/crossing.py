@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.nn.batches import Padding
+from eckart.nn.blocks import Enough
 from eckart.nn.modes import evaluating
-
-
-class _Enough(Exception):  # noqa: N818 - no error: it ends a pass
-    """All the layers wanted have been reached."""
 
 
 @dataclass
@@ -106,13 +103,13 @@ def _inputs(
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             given[name] = args[0]
             if len(given) == len(names) and not whole:
-                raise _Enough
+                raise Enough
 
         return hook
 
     hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
     try:
-        with suppress(_Enough):
+        with suppress(Enough):
             run(model)
     finally:
         for hook in hooks:

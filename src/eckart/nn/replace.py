@@ -1,4 +1,6 @@
-"""Put another module in a module's place: the only code of eckart that swaps a layer of a model."""
+"""Put another module in a module's place: the only code of eckart that swaps layers of a model."""
+
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -45,6 +47,42 @@ def replace(model: nn.Module, name: str, module: nn.Module, *, untie: bool = Fal
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module.train(old.training))
     return old
+
+
+def replace_all(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Put all modules in their places, or after an error none.
+
+    Args:
+        model: the model to change.
+        modules: name → the new module.
+
+    Returns:
+        Name → the old module, for `put_back`.
+
+    Raises:
+        ValueError: as `replace`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        >>> old = replace_all(model, {"0": nn.Identity(), "1": nn.GELU()})
+        >>> put_back(model, old)
+        >>> [type(module).__name__ for module in model]
+        ['Linear', 'ReLU']
+    """
+    old: dict[str, nn.Module] = {}
+    try:
+        for name, module in modules.items():
+            old[name] = replace(model, name, module)
+    except BaseException:
+        put_back(model, old)
+        raise
+    return old
+
+
+def put_back(model: nn.Module, old: Mapping[str, nn.Module]) -> None:
+    """The old modules stand in their places again; those of one basis go one after another."""
+    for name in reversed(list(old)):
+        replace(model, name, old[name], untie=True)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module | None:

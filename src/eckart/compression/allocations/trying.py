@@ -11,23 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.pieces.piece import Piece
-from eckart.nn import replace
 from eckart.nn.batches import run_model, to_device
 from eckart.nn.gradients import scalar_loss
 from eckart.nn.modes import evaluating
+from eckart.nn.replace import put_back, replace_all
 
 
 @contextmanager
 def standing(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
     """The layers stand in their places inside; what was there stands there again after, also after an error."""
-    old: dict[str, nn.Module] = {}
+    old = replace_all(model, layers)
     try:
-        for name, layer in layers.items():
-            old[name] = replace(model, name, layer)
         yield
     finally:
-        for name, layer in reversed(old.items()):
-            replace(model, name, layer, untie=True)  # layers of one basis leave one after another
+        put_back(model, old)
 
 
 def layers_of(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> dict[str, nn.Module]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from eckart.compression.files.description import FORMAT, Specs, build, check_specs
 from eckart.compression.files.guard import guard
 from eckart.compression.files.saving import HOLDS, OWN
-from eckart.nn import replace
 from eckart.nn.files import open_checkpoint, read_json
+from eckart.nn.replace import replace_all
 
 CONFIG, METHOD = "config.json", "eckart"
 
@@ -63,7 +63,7 @@ def load(folder: str | os.PathLike[str], into: nn.Module) -> nn.Module:
     _check(folder, {key: info.shape for key, info in tensors.infos.items()}, wanted, kept, layers)
     read = {key: tensors.read(key) for key in tensors.infos if key in wanted or key in kept}
     _fill(specs, layers, read, into)
-    _place(into, layers)
+    replace_all(into, layers)
     with torch.no_grad():
         for key, tensor in read.items():
             if key in kept:
@@ -164,15 +164,3 @@ def _fill(specs: Specs, layers: Mapping[str, Any], read: Mapping[str, Tensor], m
     for name, spec in specs.items():
         if "shares" in spec:
             layers[name].A = layers[spec["shares"]].A
-
-
-def _place(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Put all layers in their places, or none."""
-    old: dict[str, nn.Module] = {}
-    try:
-        for name, layer in layers.items():
-            old[name] = replace(model, name, layer)
-    except ValueError:
-        for name, module in old.items():
-            replace(model, name, module)
-        raise
