@@ -94,7 +94,7 @@ class CompressedLM:
     def summary(self) -> dict[str, Any]:
         """The totals as plain data; `parameters` is None where it was only planned."""
         rows = self.rows()
-        planned = self.dense_size[1] - self.plan.dense_bytes + self.plan.bytes
+        planned = round(self.dense_size[1] * self.plan.kept_of_model)
         parameters, size = (None, planned) if self.done is None else size_of(self.model)
         return {
             "model": self.name,
