@@ -106,14 +106,18 @@ def run_baseline(data: Path, keep: float) -> dict[str, Any]:
     return {"method": "baseline", "keep": keep, "seconds": round(seconds, 1), **bench.perplexities()}
 
 
-def run(data: Path, method: str, keeps: list[float], options: dict[str, Any]) -> list[dict[str, Any]]:
+def run_dense(data: Path) -> dict[str, Any]:
+    return {"method": "dense", "keep": 1.0, "seconds": 0.0, **Bench(data).perplexities()}
+
+
+def run(data: Path, method: str, keeps: list[float]) -> list[dict[str, Any]]:
     """One method at one or several ratios, from one calibration."""
     bench = Bench(data)
     begin = time.perf_counter()
     plan = compress(
         bench.model, bench.batches(bench.sequences), keep=1.0, method=method, loss=next_token_loss,
         gradient_loss=lm.SampledLoss(), gradient_batches=GRADIENTS, held_out=bench.batches(bench.held),
-        dry_run=True, **options,
+        dry_run=True,
     )  # fmt: skip
     learned = time.perf_counter() - begin
     results = []
@@ -125,7 +129,7 @@ def run(data: Path, method: str, keeps: list[float], options: dict[str, Any]) ->
         with standing(bench.model, layers):
             told = bench.perplexities()
         results.append({"method": method, "keep": keep, "kept": round(each.kept, 4), "learning": round(learned, 1),
-                        "seconds": round(learned + seconds, 1), **options, **told})  # fmt: skip
+                        "seconds": round(learned + seconds, 1), **told})  # fmt: skip
         print(json.dumps(results[-1]), flush=True)
     return results
 
@@ -142,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of WikiText-2's test.txt and valid.txt")
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=["baseline", *METHODS])
+    parser.add_argument("--methods", nargs="+", default=["dense", "baseline", *METHODS])
     parser.add_argument("--keep", nargs="+", type=float, default=[0.8, 0.6])
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
@@ -150,14 +154,15 @@ def main() -> None:
         lines = given.results.read_text().splitlines() if given.results.is_file() else []
         done = {(row["method"], row["keep"]) for row in map(json.loads, lines)}
         for method in given.methods:
-            keeps = [keep for keep in given.keep if (method, keep) not in done]
-            results = (
-                [run_baseline(given.data, keep) for keep in keeps]
-                if method == "baseline"
-                else run(given.data, method, keeps, {})
-                if keeps
-                else []
-            )
+            keeps = [keep for keep in ([1.0] if method == "dense" else given.keep) if (method, keep) not in done]
+            if not keeps:
+                continue
+            if method == "dense":
+                results = [run_dense(given.data)]
+            elif method == "baseline":
+                results = [run_baseline(given.data, keep) for keep in keeps]
+            else:
+                results = run(given.data, method, keeps)
             with given.results.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in results)
     table(given.results)
