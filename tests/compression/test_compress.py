@@ -294,4 +294,12 @@ def test_missing_held_out_batches_are_told_before_anything_is_learned() -> None:
         raise AssertionError(label)
 
     with pytest.raises(ValueError, match="held_out: no batches"):
-        compress(model, batches, progress=stop)
+        compress(model, batches[:1], progress=stop)
+
+
+def test_without_held_out_batches_every_eighth_is_set_aside() -> None:
+    batches = [torch.randn(40, 10, dtype=torch.float64) for _ in range(10)]
+    plan = planned(_layer(), batches, keep=0.5)
+    assert [id(batch) for batch in plan.held_out] == [id(batches[7])]
+    assert len(plan.text.batches) == 9
+    assert plan.tokens["0"] == 360

@@ -26,6 +26,8 @@ from eckart.nn import Patterns, Progress, Role, roles
 from eckart.nn.patterns import closest
 from eckart.nn.sizes import model_bytes
 
+HELD = 8  # one batch in so many is set aside where an allocation compares and no held-out batches are given
+
 
 def compress(
     model: nn.Module,
@@ -73,6 +75,7 @@ def compress(
         gradient_batches: From how many of the batches output gradients are taken; None: all.
         forward: (model, batch) → output, for batches that the model does not take as they are.
         held_out: Batches for allocations that compare losses, and for measuring errors; of other text than `batches`.
+            Without any, an allocation that compares sets every eighth of `batches` aside.
         shrink: See `Settings`, as `shrink_outputs`, `floor` and `multiple`.
         again: Compress further what is compressed already.
         work: A folder where what is learned is kept, so that an interrupted run goes on from there.
@@ -115,15 +118,12 @@ def compress(
         check_keep(keep)
     settings = Settings(shrink, shrink_outputs, floor, multiple, {**known, **options}, roles(model, role), progress)
     found, others = selected(model, targets, exclude, again=again)
-    text = Text(list(batches), loss, gradient_loss, forward, gradient_batches, progress)
-    if row.metric.wanted and not text.batches:
+    seen, held = list(batches), tuple(held_out)
+    if row.metric.wanted and not seen:
         raise ValueError(f"batches: none; {method!r} looks at {', '.join(row.metric.wanted)}: give some")
-    held = tuple(held_out)
     if not held and allocation in COMPARING and keep not in (None, 1):
-        raise ValueError(
-            f"held_out: no batches; allocation {allocation!r} compares losses on some: give "
-            "held_out=, or another allocation, such as 'hulls'"
-        )
+        seen, held = _set_aside(seen, allocation)
+    text = Text(seen, loss, gradient_loss, forward, gradient_batches, progress)
     pieces = row.unit(model, found, settings, row.metric)
     store: Store = {} if work is None else FolderStore(work, _job(method, pieces, settings, text))
     tokens = learn(model, pieces, row.metric.wanted, text, store)
@@ -134,6 +134,18 @@ def compress(
     )
     plan = plan.at(keep=keep, ranks=ranks)
     return plan if dry_run else plan.apply()
+
+
+def _set_aside(batches: list[Any], allocation: str) -> tuple[list[Any], tuple[Any, ...]]:
+    """Every eighth batch for comparing, or the last of fewer; and what is left for calibration."""
+    if len(batches) < 2:
+        raise ValueError(
+            f"held_out: no batches, and {len(batches)} to set some aside from; allocation {allocation!r} compares "
+            "losses on held-out batches: give held_out=, or another allocation, such as 'hulls'"
+        )
+    held = set(range(HELD - 1, len(batches), HELD)) or {len(batches) - 1}
+    rest = [batch for number, batch in enumerate(batches) if number not in held]
+    return rest, tuple(batches[number] for number in sorted(held))
 
 
 def _row(method: str) -> Method:
