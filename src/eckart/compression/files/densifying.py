@@ -70,7 +70,8 @@ def _like(original: nn.Module | None, dense: Any, layer: nn.Module) -> nn.Module
         bias = dense.weight.new_zeros(len(dense.weight)) if dense.bias is None else dense.bias.detach()
         made.weight, made.bias = nn.Parameter(dense.weight.detach().T.contiguous()), nn.Parameter(bias)
         dense = made
-    return dense.requires_grad_(any(parameter.requires_grad for parameter in layer.parameters()))
+    trains = [parameter.requires_grad for parameter in layer.parameters()]
+    return dense.requires_grad_(any(trains) or not trains)  # codes alone have no parameters, and are not frozen by that
 
 
 def _padded(linear: Any, shape: tuple[int, int]) -> nn.Linear:  # (m, n)
