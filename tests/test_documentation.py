@@ -22,8 +22,8 @@ from eckart.optim.inner import Inner
 ROOT = Path(__file__).parents[1]
 MODULES = (
     "eckart", "eckart.adapters", "eckart.adapters.optimizers", "eckart.compression", "eckart.linalg", "eckart.nn",
-    "eckart.nn.files", "eckart.optim", "eckart.spectra", "eckart.theory", "eckart.regularizers", "eckart.lm", "eckart.report",
-    "eckart.claims",
+    "eckart.nn.files", "eckart.optim", "eckart.spectra", "eckart.theory", "eckart.regularizers", "eckart.lm",
+    "eckart.report", "eckart.claims",
 )  # fmt: skip
 
 
