@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 import transformers
-from tests.families import VOCABULARY, families, masked
 from torch import nn
 from transformers import DynamicCache
 
-from eckart.lm.kv_cache.compressing import cached_bytes, compress_cache, load_cache
+from eckart.lm import cached_bytes, compress_cache, load_cache
 from eckart.lm.kv_cache.fit import parts
 from eckart.lm.kv_cache.moments import observe_states
 from eckart.nn.files.tensors import save_safetensors
+from families import VOCABULARY, families, masked
 
 SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
