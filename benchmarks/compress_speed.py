@@ -3,7 +3,7 @@
     python benchmarks/compress_speed.py                  # keep 0.6 by `auto`
     python benchmarks/compress_speed.py --keep 0.8 --method two-sided
 
-Speed hangs on shapes alone, so calibration is short (16 × 256 tokens of pydoc); quality is compress_quality.py's to tell.
+Speed hangs on shapes alone, so calibration is short (16 × 256 tokens of pydoc); of quality compress_quality.py tells.
 The embedding and the tied head stay dense, and prefill computes the head at every position.
 """
 
