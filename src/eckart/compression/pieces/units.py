@@ -8,8 +8,8 @@
 
 What is of no such kind, or not clear, is an ordinary `MatrixPiece`, stored as factors but where the table says pivoted:
 the plan's rows tell which. `neurons` keeps what a neuron reads and multiplies as it is, so gate and up bring no errors
-that the activation would multiply with each other; on SmolLM2-135M it loses less than products of all matrices, and
-less than fewer dimensions of heads (benchmarks/compress_quality.py).
+that the activation would multiply with each other; on SmolLM2-135M it loses less than products of all matrices
+(benchmarks/compress_quality.py).
 
 SliceGPT (arXiv 2401.15024) is none of these units. It turns the hidden states between blocks, x → Qᵀx, and cuts their
 last coordinates: so embeddings, norms, the head and every block become narrower at once, by one number. A LayerNorm has
