@@ -7,9 +7,15 @@ errors are float64; statistics of a spectrum have its dtype, but at least float3
 """
 
 from eckart.linalg._check import working_dtype
+from eckart.linalg._gram import add_gram, mirror
 from eckart.linalg.allocation import allocate, rank_cost
 from eckart.linalg.angles import overlap, principal_angles
-from eckart.linalg.approximation import approximation_error, weighted_approximation, weighted_singular_values
+from eckart.linalg.approximation import (
+    approximation_error,
+    weighted_approximation,
+    weighted_singular_values,
+    weighted_svd,
+)
 from eckart.linalg.chain import compressed_chain, spectral_start
 from eckart.linalg.covariance import anchored_target, psd_eigenvalues, shrink
 from eckart.linalg.dimension import intrinsic_dimension
@@ -51,6 +57,7 @@ from eckart.linalg.svd import singular_values, top_singular_values, truncated_sv
 __all__ = [
     "PowerLaw",
     "Quantized",
+    "add_gram",
     "allocate",
     "anchored_target",
     "approximation_error",
@@ -75,6 +82,7 @@ __all__ = [
     "map_side_by_side",
     "marchenko_pastur_edge",
     "marchenko_pastur_median",
+    "mirror",
     "nuclear_norm",
     "nuclear_ratio",
     "nuclear_ratio_bounds",
@@ -122,5 +130,6 @@ __all__ = [
     "vector_k_support_norm",
     "weighted_approximation",
     "weighted_singular_values",
+    "weighted_svd",
     "working_dtype",
 ]

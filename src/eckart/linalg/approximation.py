@@ -67,21 +67,62 @@ def weighted_approximation(
         tensor([[0., 0.],
                 [0., 1.]])
     """
+    B, _, A = weighted_svd(
+        W, rank, input_covariance=input_covariance, output_covariance=output_covariance, cross=cross
+    )
+    return B, A
+
+
+def weighted_svd(
+    W: Tensor,  # (..., m, n)
+    rank: int,
+    *,
+    input_covariance: Tensor | None = None,  # (..., n, n)
+    output_covariance: Tensor | None = None,  # (..., m, m)
+    cross: Tensor | None = None,  # (..., n, n)
+) -> tuple[Tensor, Tensor, Tensor]:  # (..., m, r), (..., r), (..., r, n)
+    """`weighted_approximation` with the singular values of its directions.
+
+    Args:
+        W: Matrix (..., m, n), any float dtype.
+        rank: r, from 1 to min(m, n).
+        input_covariance: C as in `weighted_approximation`.
+        output_covariance: G likewise.
+        cross: M likewise.
+
+    Returns:
+        B (..., m, r); the r largest singular values (..., r) of G^{1/2} W C^{1/2}, descending, in float64, of which
+        those below 1e-8 of the first are rounding; A (..., r, n).
+
+    Raises:
+        ValueError: As `weighted_approximation`.
+
+    Example:
+        >>> import torch
+        >>> B, S, A = weighted_svd(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), 2)
+        >>> S
+        tensor([3., 1.], dtype=torch.float64)
+    """
     T, C, G = problem(W, input_covariance, output_covariance, cross)
     require_rank(rank, W)
     if G is None:
-        B, A = fit_outputs(T, C, rank)
+        B, A, squares = fit_outputs(T, C, rank)
     elif C is None:
-        A, B = (factor.mT for factor in fit_outputs(T.mT, G, rank))
+        A, B, squares = _turned(fit_outputs(T.mT, G, rank))
     elif T.shape[-2] <= T.shape[-1]:
-        B, A = fit_both(T, C, G, rank)
+        B, A, squares = fit_both(T, C, G, rank)
     else:
-        A, B = (factor.mT for factor in fit_both(T.mT, G, C, rank))
+        A, B, squares = _turned(fit_both(T.mT, G, C, rank))
     if C is not None and G is not None:
         length = B.norm(dim=-2, keepdim=True)
         length = torch.where(length > 0, length, 1.0)
         B, A = B / length, A * length.mT
-    return B.to(W.dtype), A.to(W.dtype)
+    return B.to(W.dtype), squares.sqrt(), A.to(W.dtype)
+
+
+def _turned(found: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Both factors of the transposed problem as those of the problem."""
+    return found[0].mT, found[1].mT, found[2]
 
 
 def approximation_error(

@@ -28,12 +28,12 @@ def require_covariance(name: str, C: Tensor, size: int) -> Tensor:
         )
     require_finite(name, C)
     negative = max(NEGATIVE, torch.finfo(C.dtype).eps)
-    C = C.to(torch.float64)
-    scale = C.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
-    gap = (C - C.mT).abs().amax((-2, -1))
+    given = C.to(torch.float64)
+    C = (given + given.mT).div_(2)
+    scale = given.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
+    gap = 2 * (given - C).abs().amax((-2, -1))
     if bool((gap > 1e-2 * scale).any()):
         raise ValueError(f"{name} is not symmetric: |C − Cᵀ| reaches {float(gap.max()):.3g}; pass X Xᵀ (cross= X X̂ᵀ)")
-    C = (C + C.mT) / 2
     unit = C / torch.where(scale > 0, scale, 1.0)[..., None, None]
     shift = torch.where(scale > 0, negative * torch.linalg.matrix_norm(unit), 1.0)
     unit.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
@@ -80,9 +80,10 @@ def shrink(
     if C.shape[-2] != n:
         raise ValueError(f"C must be square, got shape {tuple(C.shape)}; pass X Xᵀ, not X")
     exact = C.to(torch.float64)
-    mean = exact.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    eye = torch.eye(n, dtype=torch.float64, device=C.device)
-    return ((1 - alpha) * exact + alpha * mean * eye).to(C.dtype)
+    diagonal = exact.diagonal(dim1=-2, dim2=-1)
+    exact = exact * (1 - alpha)
+    exact.diagonal(dim1=-2, dim2=-1).add_(alpha * diagonal.mean(-1, keepdim=True))
+    return exact.to(C.dtype)
 
 
 def psd_eigenvalues(
@@ -110,9 +111,17 @@ def psd_eigenvalues(
 
 
 def psd_root(C: Tensor) -> Tensor:
-    """L (..., n, n) with L Lᵀ = C, for a float64 covariance of any rank; eigenvalues up to n·eps·λ₁ count as zero."""
+    """L (..., n, n) with L Lᵀ = C, for a float64 covariance of any rank, to n·eps·λ₁.
+
+    A Cholesky factor where C is clear of singular; else Q Λ^{1/2}, where eigenvalues up to n·eps·λ₁ count as zero.
+    """
+    rounding = C.shape[-1] * torch.finfo(C.dtype).eps
+    L, failed = torch.linalg.cholesky_ex(C)
+    pivots = L.diagonal(dim1=-2, dim2=-1).square()
+    if bool(((failed == 0) & (pivots.amin(-1) > rounding * pivots.amax(-1))).all()):
+        return L
     values, Q = torch.linalg.eigh(C)
-    cut = C.shape[-1] * torch.finfo(C.dtype).eps * values[..., -1:]
+    cut = rounding * values[..., -1:]
     return Q * torch.where(values > cut, values, 0.0).sqrt().unsqueeze(-2)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eckart.linalg import add_gram, mirror
 from eckart.nn.batches import Padding
 from eckart.nn.blocks import Enough
 from eckart.nn.modes import evaluating
@@ -35,13 +36,13 @@ class _Sums:
 
     def add(self, x: Tensor, y: Tensor) -> None:  # (N, n) of the model, of the twin
         x, y = x.to(self.C.dtype), y.to(self.C.dtype)
-        self.C.addmm_(y.T, y)
+        add_gram(self.C[None], y[None])
         self.M.addmm_(x.T, y)
         self.count += len(x)
 
     def crossed(self) -> Crossed:
         N = max(1, self.count)
-        return Crossed(self.count, self.C / N, self.M / N)
+        return Crossed(self.count, mirror(self.C) / N, self.M / N)
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eckart.linalg import add_gram, mirror
+
 _CHUNK = 1 << 24  # numbers converted at a time
 
 
@@ -53,10 +55,15 @@ class Statistics:
         self.sum = torch.zeros(stack, width, dtype=torch.float64, device=like.device)
         zeros = torch.zeros((), dtype=self.dtype, device=like.device).new_zeros
         self.squares = zeros(stack, width) if kept.squares and not kept.moments else None
-        self.scatter = zeros(stack, width, width) if kept.moments else None
+        self._lower = zeros(stack, width, width) if kept.moments else None  # the scatter; its upper triangle is left
         self.count = torch.zeros(stack, dtype=torch.float64)  # on the CPU: it is known there
         self.rows = torch.empty(0, width, dtype=like.dtype, device=like.device)
         self.keys = torch.empty(0, dtype=torch.float64, device=like.device)
+
+    @property
+    def scatter(self) -> Tensor | None:  # (stack, n, n)
+        """Σ (x−μ)(x−μ)ᵀ, where that is kept; the running sum itself, so that it costs no memory."""
+        return None if self._lower is None else mirror(self._lower)
 
     @torch.no_grad()
     def add(
@@ -79,10 +86,10 @@ class Statistics:
     def _add(self, rows: Tensor, slots: slice) -> None:  # (s, N, n)
         total = rows.sum(1)
         with torch.autocast(rows.device.type, enabled=False):
-            if self.scatter is not None and rows.shape[1]:
+            if self._lower is not None and rows.shape[1]:
                 self._move(slots, total, float(rows.shape[1]))
                 rows = rows - total.unsqueeze(1) / rows.shape[1]
-                self.scatter[slots].baddbmm_(rows.mT, rows)
+                add_gram(self._lower[slots], rows)
             if self.squares is not None:
                 self.squares[slots] += rows.square().sum(1)
         self.sum[slots] += total
@@ -90,12 +97,12 @@ class Statistics:
 
     def _move(self, slots: slice, total: Tensor, count: Tensor | float) -> None:  # (s, n), (s,)
         """What two parts with different means add to the scatter about the mean of both."""
-        assert self.scatter is not None
+        assert self._lower is not None
         ours = self.count[slots]
         count = torch.as_tensor(count, dtype=torch.float64).expand_as(ours)
         delta = (total / _column(count, self.sum) - self.sum[slots] / _column(ours, self.sum)).to(self.dtype)
         weight = ours * count / (ours + count).clamp(min=1)
-        self.scatter[slots].baddbmm_((delta * weight.to(delta).unsqueeze(-1)).unsqueeze(-1), delta.unsqueeze(-2))
+        self._lower[slots].baddbmm_((delta * weight.to(delta).unsqueeze(-1)).unsqueeze(-1), delta.unsqueeze(-2))
 
     def _sample(self, rows: Tensor, keys: Tensor) -> None:  # (N, n), (N,)
         top = keys.topk(min(self.kept.sample, len(keys))).indices
@@ -106,9 +113,9 @@ class Statistics:
 
     def merge(self, other: "Statistics", slots: slice) -> None:
         """Count what another one counted, whose stack is our `slots`."""
-        if self.scatter is not None and other.scatter is not None:
+        if self._lower is not None and other._lower is not None:
             self._move(slots, other.sum, other.count)
-            self.scatter[slots] += other.scatter
+            self._lower[slots] += other._lower
         self.sum[slots] += other.sum
         self.count[slots] += other.count
         if self.squares is not None and other.squares is not None:
@@ -131,9 +138,9 @@ class Statistics:
 
     def squared_norms(self) -> Tensor:  # (stack, n)
         """Σ x∘x, read off the scatter where that is kept."""
-        if self.scatter is not None:
+        if self._lower is not None:
             means = self.sum.square() / _column(self.count, self.sum)
-            return self.scatter.diagonal(dim1=-2, dim2=-1) + means.to(self.dtype)
+            return self._lower.diagonal(dim1=-2, dim2=-1) + means.to(self.dtype)
         if self.squares is None:
             raise ValueError("neither moments nor squares were kept")
         return self.squares

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.piece import Piece, of_each
 from eckart.nn.batches import run_model, to_device
 from eckart.nn.gradients import scalar_loss
 from eckart.nn.modes import evaluating
@@ -29,10 +29,8 @@ def standing(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None
 
 def layers_of(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> dict[str, nn.Module]:
     """The layers of all pieces at their sizes, from what they have learned."""
-    made: dict[str, nn.Module] = {}
-    for piece in pieces:
-        made |= piece.build(sizes[piece.label])
-    return made
+    built = of_each(lambda piece: piece.build(sizes[piece.label]), pieces)
+    return {name: layer for layers in built for name, layer in layers.items()}
 
 
 @torch.no_grad()

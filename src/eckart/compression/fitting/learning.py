@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.fitting.storing import Store
-from eckart.compression.pieces.piece import Piece
-from eckart.linalg import map_side_by_side
+from eckart.compression.pieces.piece import Piece, of_each
 from eckart.nn import Matrix, Observation, Progress, observe
 from eckart.nn.blocks import Chain, find_chain
 
@@ -102,8 +101,7 @@ def learn(
 
 def _teach(pieces: Sequence[Piece], seen: dict[str, Observation], store: Store) -> dict[str, int]:
     """Have pieces learn, keep that with the rows that their matrices read, and give those."""
-    on_cpu = all(next(iter(piece.members.values())).weight().device.type == "cpu" for piece in pieces)
-    for _ in map_side_by_side(lambda piece: piece.learn(seen), pieces, workers=None if on_cpu else 1):
+    for _ in of_each(lambda piece: piece.learn(seen), pieces):
         pass
     tokens = {name: seen[name].tokens if name in seen else 0 for piece in pieces for name in piece.names}
     for piece in pieces:

@@ -8,7 +8,7 @@ take r(Σm + n) numbers, where products of their own take r(Σm + pn). Where the
 to its own C_i: B_i = W_i C_i Aᵀ (A C_i Aᵀ)⁻¹. The spectrum is the stack's, so the error that it tells is that of the
 mean metric.
 
-The layers are `FactoredLinear`s whose A is one and the same parameter. Cost: one `linalg.weighted_approximation` of
+The layers are `FactoredLinear`s whose A is one and the same parameter. Cost: one `linalg.weighted_svd` of
 (Σm, n), and for each size and each matrix with an input of its own a system of r equations.
 Paper: Basis Sharing (arXiv 2410.03765) whitens with a Cholesky factor of ΣC_i; we invert nothing, and fit B_i to C_i.
 """
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.pieces.piece import Piece, bias_of, product_spectrum, working
+from eckart.compression.pieces.piece import Piece, bias_of, working
 from eckart.compression.pieces.storages import stored_bytes
 from eckart.compression.settings import Settings
-from eckart.linalg import solve_gram, weighted_approximation
+from eckart.linalg import solve_gram, weighted_svd
 from eckart.nn import FactoredLinear, Matrix, Observation
 
 
@@ -60,8 +60,8 @@ class BasisPiece(Piece):
         outputs = [G for _, G in pairs if G is not None]
         G = torch.block_diag(*outputs) if len(outputs) == len(pairs) else None
         W = torch.cat(weights)
-        B, A = weighted_approximation(W, self.full, input_covariance=C, output_covariance=G)
-        self.learned = {"B": B, "A": A, "spectrum": product_spectrum(B, A, C, G)}
+        B, S, A = weighted_svd(W, self.full, input_covariance=C, output_covariance=G)
+        self.learned = {"B": B, "A": A, "spectrum": S}
         if C is not None and any(each is not None and not torch.equal(each, own[0]) for each, _ in pairs):
             for index, (weight, (each, _)) in enumerate(zip(weights, pairs, strict=True)):
                 if each is not None:

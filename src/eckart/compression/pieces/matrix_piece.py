@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric
-from eckart.compression.pieces.piece import Piece, bias_of, product_spectrum, working
+from eckart.compression.pieces.piece import Piece, bias_of, working
 from eckart.compression.pieces.storages import stored_bytes, stored_layer
 from eckart.compression.settings import Settings
-from eckart.linalg import anchored_target, shrink, weighted_approximation
+from eckart.linalg import anchored_target, shrink, weighted_approximation, weighted_svd
 from eckart.nn import Matrix, Observation
 from eckart.nn.crossing import Crossed
 
@@ -41,8 +41,8 @@ class MatrixPiece(Piece):
 
     def learn(self, seen: Mapping[str, Observation]) -> None:
         C, G = self.covariances(self.matrix, seen)
-        B, A = weighted_approximation(self.target(), min(self.shape), input_covariance=C, output_covariance=G)
-        self.learned = self._stored(B, A) | {"spectrum": product_spectrum(B, A, C, G)}
+        B, S, A = weighted_svd(self.target(), min(self.shape), input_covariance=C, output_covariance=G)
+        self.learned = self._stored(B, A) | {"spectrum": S}
 
     def target(self) -> Tensor:  # (m, n)
         """What the product stands for, W − R, in float32 or float64."""

@@ -5,15 +5,18 @@ there at once: what it takes, what it loses, and the layers that would stand in 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from eckart.compression.metrics import Metric, Pair
 from eckart.compression.settings import Settings
-from eckart.linalg import working_dtype
+from eckart.linalg import map_side_by_side, working_dtype
 from eckart.nn import Matrix, Observation
+
+T = TypeVar("T")
 
 
 class Piece(ABC):
@@ -98,6 +101,12 @@ class Piece(ABC):
         return self.metric.pair(self.observed(matrix, seen), self.settings)
 
 
+def of_each(function: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
+    """function(piece) of each piece, in order; on CPUs several at a time."""
+    on_cpu = all(matrix.weight().device.type == "cpu" for piece in pieces for matrix in piece.members.values())
+    return map_side_by_side(function, pieces, workers=None if on_cpu else 1)
+
+
 def working(matrix: Matrix) -> Tensor:  # (m, n)
     """The weight, in float32 or float64."""
     W = matrix.weight().detach()
@@ -107,26 +116,3 @@ def working(matrix: Matrix) -> Tensor:  # (m, n)
 def bias_of(matrix: Matrix) -> Tensor | None:  # (m,)
     """The bias of the matrix's layer, if it has one."""
     return getattr(matrix.module, "bias", None)
-
-
-def product_spectrum(
-    B: Tensor,  # (m, k) orthogonal columns in G
-    A: Tensor,  # (k, n) orthogonal rows in C
-    C: Tensor | None,  # (n, n)
-    G: Tensor | None,  # (m, m)
-) -> Tensor:  # (k,) descending, float64
-    """The singular values of B A in a metric: σ_i² = (b_iᵀ G b_i)(a_iᵀ C a_i), as directions are orthogonal.
-
-    Example:
-        >>> import torch
-        >>> product_spectrum(torch.eye(2), torch.diag(torch.tensor([3.0, 1.0])), None, 4 * torch.eye(2))
-        tensor([6., 2.], dtype=torch.float64)
-    """
-    energies = _energies(A.mT, C) * _energies(B, G)
-    return energies.clamp_min(0).sqrt().cummin(0).values
-
-
-def _energies(F: Tensor, C: Tensor | None) -> Tensor:  # (n, k), (n, n) -> (k,) float64
-    """f_iᵀ C f_i of each column."""
-    F = F.double()
-    return ((F if C is None else C.double() @ F) * F).sum(0)
