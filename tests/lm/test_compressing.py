@@ -130,3 +130,15 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_done(texts):
             compress(model(), tokenizer(), **_options(texts, **options))
     with pytest.raises(ValueError, match="the model has none"):
         compress(model(), **_options(texts))
+
+
+def test_plain_int8_is_evaluated_and_timed_beside_the_compressed_model(texts):
+    options = _options(texts, keep=0.6, method="svd-llm", evaluate={"test": texts / "test.txt"}, tokens=300)
+    done = compress(model(), tokenizer(), int8=True, **options)
+    done.measure_speed(int8=True, prompt=8, new=2, rounds=1)
+    (row,) = done.summary()["perplexities"]
+    assert row["int8"] == pytest.approx(row["dense"], rel=0.02)
+    assert row["int8"] < row["compressed"]
+    assert all(each["int8"] > 0 for each in done.summary()["speeds"])
+    assert [each["name"] for each in done.summary()["beside_codes"]] == ["this plan", "int8", "int4"]
+    assert any("plain int8 of these matrices" in note for note in done.notes)

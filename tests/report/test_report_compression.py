@@ -18,8 +18,8 @@ HOSTILE = "</script><img src=x onerror=alert(1)>&\"'\u2028"
 SUMMARY: dict[str, Any] = {
     "model": "somewhere/tiny", "method": "auto", "keep": 0.8, "kept_of_model": 0.9, "parameters": 80_000,
     "dense_parameters": 100_000, "bytes": 320_000, "dense_bytes": 400_000, "notes": ["few tokens"],
-    "perplexities": [{"text": "pydoc", "tokens": 8000, "context": 1024, "dense": 13.7, "compressed": 16.25}],
-    "speeds": [{"phase": "prefill", "dense": 100.0, "compressed": 130.0, "ratio": 1.3}],
+    "perplexities": [{"text": "pydoc", "tokens": 8000, "context": 1024, "dense": 13.7, "compressed": 16.25, "int8": 13.72}],
+    "speeds": [{"phase": "prefill", "dense": 100.0, "compressed": 130.0, "ratio": 1.3, "int8": 61.0}],
     "calibration": [{"text": "pydoc", "weight": 1.0, "tokens": 32768}], "left_out": {"lm_head": "a head"},
 }  # fmt: skip
 CURVE = [{"keep": 0.9, "kept": 0.9, "error": 0.05, "perplexities": {"pydoc": 15.0}},
@@ -156,5 +156,5 @@ def test_the_whole_is_told_in_sentences(rows: list[dict[str, Any]]) -> None:
     told = sentences(rows, SUMMARY)
     assert told[0] == "auto: 4 of 5 compressed, 58.3 % of their bytes kept, 90.0 % of the model's."
     assert told[1] == "320 kB of 400 kB, 80 k parameters of 100 k."
-    assert told[2] == "Perplexity 13.70 → 16.25 on pydoc, 8,000 tokens."
-    assert told[3:] == ["Prefill: 130 tokens per second, dense 100, 1.30 ×.", "Note: few tokens."]
+    assert told[2] == "Perplexity 13.70 → 16.25 (plain int8 13.72) on pydoc, 8,000 tokens."
+    assert told[3:] == ["Prefill: 130 tokens per second, dense 100, int8 61, 1.30 ×.", "Note: few tokens."]

@@ -48,6 +48,7 @@ def compress(
     context: Annotated[int, typer.Option(help="Tokens of context in that.", min=2)] = 1024,
     tokens: Annotated[int | None, typer.Option(help="Tokens of each text to measure on. Default: all.", min=2)] = None,
     speed: Annotated[bool, typer.Option("--speed", help="Measure tokens per second beside the dense model's.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Evaluate and time plain int8 of the dense model too.")] = False,
     curve: Annotated[
         str | None, typer.Option(help="Budgets whose losses to show too, comma-separated: 0.9,0.8,0.6.")
     ] = None,
@@ -83,10 +84,10 @@ def compress(
         done = compress(
             model, text=text, method=method, sequences=sequences, length=length, context=context, tokens=tokens,
             evaluate={each: each for each in texts} or None, dry_run=plan_only, dtype=dtype_given(dtype), work=work,
-            targets=listed(targets), exclude=listed(exclude), progress=progress, **options,
+            int8=int8, targets=listed(targets), exclude=listed(exclude), progress=progress, **options,
         )  # fmt: skip
         if speed and not plan_only:
-            done.measure_speed(progress=progress)
+            done.measure_speed(int8=int8, progress=progress)
         if out is not None:
             done.save(out, force=force)
     show(done, html=html, as_json=as_json, every=every, force=force)

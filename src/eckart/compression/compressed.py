@@ -40,8 +40,8 @@ class Compressed:
         return [row | {"measured_error": self._measured(row)} for row in self.plan.rows()]
 
     def report(self) -> str:
-        """What was done, as text: the totals, the notes, and a table of the pieces."""
-        return table(self.plan.title("compressed"), self.rows(), self.plan.notes)
+        """What was done, as text: the totals, the remarks, and a table of the pieces."""
+        return table(self.plan.title("compressed"), self.rows(), self.plan.remarks)
 
     def __str__(self) -> str:
         return self.plan.title("compressed")

@@ -17,6 +17,7 @@ from eckart.compression.fitting.learning import Text
 from eckart.compression.fitting.storing import Store
 from eckart.compression.methods import METHODS
 from eckart.compression.pieces.piece import Piece
+from eckart.compression.quantised import advice, beside_codes, relative_error
 from eckart.compression.rows import Row, plan_row, table
 from eckart.compression.settings import Settings
 
@@ -99,6 +100,20 @@ class Plan:
         before = sum(standing_bytes(piece) for piece in self.pieces)
         return (self.model_bytes - before + self.bytes) / self.model_bytes
 
+    @property
+    def error(self) -> float:
+        """The predicted error of all pieces together, relative, in the method's metric."""
+        return relative_error(self.pieces, self.sizes)
+
+    def beside_codes(self) -> list[Row]:
+        """This plan, plain int8 and plain int4 of the same matrices: name, kept, error (predicted, relative)."""
+        return beside_codes(self.pieces, self.sizes)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and where plain quantisation wins."""
+        return (*self.notes, *advice(self.beside_codes()))
+
     def rows(self) -> list[Row]:
         """One row for each piece: its form, size, bytes and predicted error."""
         return [plan_row(piece, self.sizes[piece.label], self.tokens) for piece in self.pieces]
@@ -113,8 +128,8 @@ class Plan:
         )
 
     def report(self) -> str:
-        """The plan as text: the totals, the notes, and a table of the pieces."""
-        return table(self.title("to compress"), self.rows(), self.notes)
+        """The plan as text: the totals, the remarks, and a table of the pieces."""
+        return table(self.title("to compress"), self.rows(), self.remarks)
 
     def __str__(self) -> str:
         return self.title("to compress")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eckart.compression.pieces.piece import Piece
+from eckart.compression.pieces.rounding import ROUNDING, rounded_error
 from eckart.linalg import effective_rank, stable_rank
 
 Row = dict[str, Any]
@@ -17,7 +18,8 @@ def plan_row(piece: Piece, size: int, tokens: Mapping[str, int]) -> Row:
 
     Returns:
         name, matrices, form ("dense" at full size), size and full, bytes and dense_bytes, predicted_error (relative, in
-        the metric, on the calibration), stable_rank and effective_rank of the matrix in the metric, tokens.
+        the metric, on the calibration), int8_error and int4_error (what plain codes would lose in the same metric;
+        None where its error is not of outputs), stable_rank and effective_rank of the matrix in the metric, tokens.
     """
     spectrum = piece.spectrum
     known = len(spectrum) > 0 and bool(spectrum[0] > 0)
@@ -30,6 +32,8 @@ def plan_row(piece: Piece, size: int, tokens: Mapping[str, int]) -> Row:
         "bytes": piece.bytes(size),
         "dense_bytes": piece.dense_bytes,
         "predicted_error": piece.error(size),
+        "int8_error": rounded_error([piece], 8) if ROUNDING in piece.learned else None,
+        "int4_error": rounded_error([piece], 4) if ROUNDING in piece.learned else None,
         "stable_rank": float(stable_rank(spectrum)) if known else 0.0,
         "effective_rank": float(effective_rank(spectrum)) if known else 0.0,
         "tokens": min((tokens.get(name, 0) for name in piece.names), default=0),

@@ -67,9 +67,7 @@ def weighted_approximation(
         tensor([[0., 0.],
                 [0., 1.]])
     """
-    B, _, A = weighted_svd(
-        W, rank, input_covariance=input_covariance, output_covariance=output_covariance, cross=cross
-    )
+    B, _, A = weighted_svd(W, rank, input_covariance=input_covariance, output_covariance=output_covariance, cross=cross)
     return B, A
 
 

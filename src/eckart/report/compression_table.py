@@ -75,13 +75,16 @@ def sentences(rows: Sequence[Row], known: Mapping[str, Any]) -> list[str]:
 
 def _speed(each: Mapping[str, Any]) -> str:
     pair = f"{each['compressed']:.0f} tokens per second, dense {each['dense']:.0f}"
+    if each.get("int8") is not None:
+        pair += f", int8 {each['int8']:.0f}"
     return f"{each['phase'].capitalize()}: {pair}, {each['ratio']:.2f} ×."
 
 
 def _quality(each: Mapping[str, Any]) -> str:
     over = f"{each['text']}, {each['tokens']:,} tokens"
     values = [f"{each[key]:.2f}" if each.get(key) is not None else "not measured" for key in ("dense", "compressed")]
-    return f"Perplexity {' → '.join(values)} on {over}."
+    codes = "" if each.get("int8") is None else f" (plain int8 {each['int8']:.2f})"
+    return f"Perplexity {' → '.join(values)}{codes} on {over}."
 
 
 def _table(rows: Sequence[Row], every: bool, wide: bool) -> Table:

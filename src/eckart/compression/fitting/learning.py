@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eckart.compression.fitting.storing import Store
 from eckart.compression.pieces.piece import Piece, of_each
+from eckart.compression.pieces.rounding import ROUNDING, rounding_energy
 from eckart.nn import Matrix, Observation, Progress, observe
 from eckart.nn.blocks import Chain, find_chain
 
@@ -101,7 +102,13 @@ def learn(
 
 def _teach(pieces: Sequence[Piece], seen: dict[str, Observation], store: Store) -> dict[str, int]:
     """Have pieces learn, keep that with the rows that their matrices read, and give those."""
-    for _ in of_each(lambda piece: piece.learn(seen), pieces):
+
+    def teach(piece: Piece) -> None:
+        piece.learn(seen)
+        if piece.of_outputs:
+            piece.learned[ROUNDING] = rounding_energy(piece, seen)
+
+    for _ in of_each(teach, pieces):
         pass
     tokens = {name: seen[name].tokens if name in seen else 0 for piece in pieces for name in piece.names}
     for piece in pieces:

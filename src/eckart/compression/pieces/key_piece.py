@@ -30,6 +30,7 @@ class QueryKeyPiece(HeadsPiece):
     """
 
     form = "keys"
+    of_outputs = False
 
     def widths(self) -> tuple[int, int]:
         return self.first.shape[0], self.second.shape[0]

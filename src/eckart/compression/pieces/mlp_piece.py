@@ -72,9 +72,12 @@ class MlpPiece(Piece):
     def bytes(self, size: int) -> int:
         return size * self.shape[0] * self.itemsize
 
+    @property
+    def energy(self) -> float:
+        return float(self.learned["errors"][0])
+
     def error(self, size: int) -> float:
-        total = float(self.learned["errors"][0])
-        return (float(self.learned["errors"][size]) / total) ** 0.5 if total else 0.0
+        return (float(self.learned["errors"][size]) / self.energy) ** 0.5 if self.energy else 0.0
 
     def build(self, size: int) -> dict[str, nn.Module]:
         if size == self.full:

@@ -33,6 +33,7 @@ class Piece(ABC):
 
     form: str  # what the report calls it once compressed: "factors", "pivoted", ...
     smallest = 1  # the least size that an allocation gives
+    of_outputs = True  # whether its error is of what its matrices give, and not of something made of that
 
     def __init__(self, members: Sequence[Matrix], settings: Settings, metric: Metric) -> None:
         self.members = {matrix.name: matrix for matrix in members}
@@ -74,6 +75,11 @@ class Piece(ABC):
         """Singular values in the metric: at size r the squared error is Σ_{i>r} σ_i²."""
         return self.learned["spectrum"]
 
+    @property
+    def energy(self) -> float:
+        """‖W‖² in the metric: the squared error where nothing is left."""
+        return float(self.spectrum.double().square().sum())
+
     @abstractmethod
     def learn(self, seen: Mapping[str, Observation]) -> None:
         """Find the decomposition of every size from the matrices' statistics (empty for a method that needs none)."""
@@ -84,9 +90,8 @@ class Piece(ABC):
 
     def error(self, size: int) -> float:
         """The relative error ‖W − W'‖ / ‖W‖ in the metric, at a size, as the calibration has it."""
-        energies = self.spectrum.square()
-        total = float(energies.sum())
-        return (float(energies[size:].sum()) / total) ** 0.5 if total and size < self.full else 0.0
+        lost = float(self.spectrum[size:].double().square().sum())
+        return (lost / self.energy) ** 0.5 if self.energy and size < self.full else 0.0
 
     @abstractmethod
     def build(self, size: int) -> dict[str, nn.Module]:

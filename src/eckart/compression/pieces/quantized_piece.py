@@ -64,9 +64,9 @@ class QuantizedPiece(MatrixPiece):
         scales = -(-m * n // self.block) * self.itemsize
         return -(-m * n * self.bits // 8) + scales + size * (m + n) * self.itemsize
 
-    def error(self, size: int) -> float:
-        whole, left = float(self.learned["whole"]), self.spectrum[size:].square().sum()
-        return float(left) ** 0.5 / whole if whole and size < self.full else 0.0
+    @property
+    def energy(self) -> float:
+        return float(self.learned["whole"]) ** 2
 
     def layers(self, B: Tensor, A: Tensor) -> dict[str, nn.Module]:
         bias = bias_of(self.matrix)

@@ -17,7 +17,8 @@ from eckart.compression import Compressed, Plan
 from eckart.lm.compressed.calibration import Calibration
 from eckart.lm.compressed.recovery import Recovery
 from eckart.lm.judging.evaluation import Evaluation
-from eckart.lm.judging.latency import COMPRESSED, DENSE, bench
+from eckart.lm.judging.latency import COMPRESSED, DENSE, bench, dense_and
+from eckart.lm.judging.quantized_copy import quantized
 from eckart.lm.judging.speeds import Bench
 from eckart.lm.whole_models import MARK
 from eckart.nn import Progress
@@ -25,6 +26,7 @@ from eckart.nn.files import atomic_directory, write_json
 from eckart.nn.sizes import model_bytes
 
 REPORT = "report.json"
+INT8 = "int8"  # what plain int8 is called among the speeds
 
 
 @dataclass(eq=False)
@@ -41,6 +43,7 @@ class CompressedLM:
         done: What came of the plan; None where it was only planned.
         before: How the dense model predicts; None where nothing was to be evaluated.
         after: How the compressed one does; None likewise.
+        int8: How plain int8 of the dense one does; None where that was not asked for.
         recovery: What was refined by gradients, and on what; None where nothing was.
         curve: Other budgets: {"keep", "kept", "error", "perplexities"}, the predicted error relative to all that was
             selected, in the method's metric.
@@ -57,6 +60,7 @@ class CompressedLM:
     done: Compressed | None = field(default=None, repr=False)
     before: Evaluation | None = field(default=None, repr=False)
     after: Evaluation | None = field(default=None, repr=False)
+    int8: Evaluation | None = field(default=None, repr=False)
     recovery: Recovery | None = None
     curve: list[dict[str, Any]] = field(default_factory=list, repr=False)
     seconds: float = 0.0
@@ -65,7 +69,7 @@ class CompressedLM:
     @property
     def notes(self) -> list[str]:
         """What the user should know, each once."""
-        found = [*self.calibration.notes, *self.plan.notes]
+        found = [*self.calibration.notes, *self.plan.remarks]
         for each in (self.after or self.before, self.recovery):
             found += each.notes if each is not None else ()
         return list(dict.fromkeys(found))
@@ -84,11 +88,20 @@ class CompressedLM:
         ]
         lines += [] if self.recovery is None else [str(self.recovery)]
         lines += [] if self.speeds is None else [str(self.speeds)]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes if note not in self.plan.notes)])
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes if note not in self.plan.remarks)])
 
-    def measure_speed(self, *, progress: Progress | None = None, **options: Any) -> Bench:
-        """Measure tokens per second beside the dense form, and keep that for the summary (see `bench`)."""
-        self.speeds = bench(self.model, progress=progress, **options)
+    def measure_speed(self, *, int8: bool = False, progress: Progress | None = None, **options: Any) -> Bench:
+        """Measure tokens per second beside the dense form, and keep that for the summary.
+
+        Args:
+            int8: Measure plain int8 of the dense form too.
+            progress: Called as progress(done, total, label).
+            options: As `bench` takes them.
+        """
+        models = dense_and(self.model)
+        if int8:
+            models[INT8] = quantized(models[DENSE])
+        self.speeds = bench(models, progress=progress, **options)
         return self.speeds
 
     def summary(self) -> dict[str, Any]:
@@ -111,6 +124,7 @@ class CompressedLM:
             "bytes": size,
             "dense_bytes": self.dense_size[1],
             "calibration": self.calibration.rows(),
+            "beside_codes": self.plan.beside_codes(),
             "perplexities": self._perplexities(),
             "speeds": self._speeds(),
             "recovery": None if self.recovery is None else str(self.recovery),
@@ -144,12 +158,13 @@ class CompressedLM:
 
     def _perplexities(self) -> list[dict[str, Any]]:
         dense: Mapping[str, float] = {} if self.before is None else self.before.perplexities
+        codes: Mapping[str, float] = {} if self.int8 is None else self.int8.perplexities
         told = self.after or self.before
         return [
             {
                 "text": each.text, "source": each.source, "tokens": each.tokens, "context": each.context,
                 "domain": each.domain, "dense": dense.get(each.text),
-                "compressed": None if self.after is None else each.perplexity,
+                "compressed": None if self.after is None else each.perplexity, "int8": codes.get(each.text),
             }
             for each in (() if told is None else told.texts)
         ]  # fmt: skip
@@ -160,7 +175,7 @@ class CompressedLM:
         found = {(each.phase, each.model): each for each in self.speeds.speeds}
         return [
             {"phase": phase, "dense": found[phase, DENSE].per_second, "compressed": each.per_second,
-             "ratio": each.ratio}
+             "ratio": each.ratio, "int8": found[phase, INT8].per_second if (phase, INT8) in found else None}
             for (phase, model), each in found.items()
             if model == COMPRESSED
         ]  # fmt: skip

@@ -24,6 +24,7 @@ from eckart.lm.compressed.recovery import recover as recovered
 from eckart.lm.compressed.sampled_loss import SampledLoss
 from eckart.lm.judging.evaluation import Evaluation, token_counts
 from eckart.lm.judging.evaluation import evaluate as evaluated
+from eckart.lm.judging.quantized_copy import quantized
 from eckart.lm.load import LanguageModel, load
 from eckart.nn import Progress
 
@@ -48,6 +49,7 @@ def compress(
     context: int = 1024,
     tokens: int | Mapping[str, int] | None = None,
     curve: Sequence[float] = (),
+    int8: bool = False,
     recover: How | None = None,
     recovery: Mapping[str, Any] | None = None,
     dry_run: bool = False,
@@ -75,6 +77,7 @@ def compress(
         context: Tokens in a window of that.
         tokens: How many tokens of each text to use; see `lm.evaluate`.
         curve: More budgets, to show what each would lose; their perplexities too, where something is evaluated.
+        int8: Evaluate plain int8 too (`lm.quantized`): what the bytes could buy instead. Takes a copy of the model.
         recover: "blocks" or "lora" refines the compressed layers by gradients on the calibration text (`lm.recover`);
             this takes a copy of the dense model.
         recovery: Options of that, such as {"steps": 100}.
@@ -109,14 +112,15 @@ def compress(
         avoid=_avoided(evaluate, tokens),
     )  # fmt: skip
 
-    def measured() -> Evaluation | None:
+    def measured(model: PreTrainedModel = given.model) -> Evaluation | None:
         if not evaluate or dry_run:
             return None
         return evaluated(
-            given.model, given.tokenizer, evaluate, context=context, tokens=tokens, calibration=data, progress=progress
+            model, given.tokenizer, evaluate, context=context, tokens=tokens, calibration=data, progress=progress
         )
 
     before, size = measured(), size_of(given.model)
+    codes = measured(quantized(given.model)) if int8 and before is not None else None
     if labels == "model":
         options = {"gradient_loss": SampledLoss()} | options
     options = {"gradient_batches": max(1, GRADIENTS // batch)} | options
@@ -124,7 +128,7 @@ def compress(
         given.model, data.batches, keep=keep, ranks=ranks, method=method, held_out=data.held_out, work=work,
         progress=progress, dry_run=True, **options,
     )  # fmt: skip
-    result = CompressedLM(given.model, given.tokenizer, given.name, plan, data, size, before=before)
+    result = CompressedLM(given.model, given.tokenizer, given.name, plan, data, size, before=before, int8=codes)
     for each in curve:
         result.curve.append(_point(plan.at(keep=each), measured if evaluate and not dry_run else None))
     if not dry_run:
@@ -178,9 +182,6 @@ def _given(
 
 def _point(plan: compression.Plan, measured: Callable[[], Evaluation | None] | None) -> dict[str, Any]:
     """What another budget would lose, and the perplexities that it would leave."""
-    energies = {piece.label: float(piece.spectrum.square().sum()) for piece in plan.pieces}
-    lost = sum(piece.error(plan.sizes[piece.label]) ** 2 * energies[piece.label] for piece in plan.pieces)
-    total = sum(energies.values())
     found: Evaluation | None = None
     if measured is not None:
         with standing(plan.model, plan.layers()):
@@ -188,6 +189,6 @@ def _point(plan: compression.Plan, measured: Callable[[], Evaluation | None] | N
     return {
         "keep": plan.keep,
         "kept": plan.kept,
-        "error": (lost / total) ** 0.5 if total else 0.0,
+        "error": plan.error,
         "perplexities": {} if found is None else found.perplexities,
     }

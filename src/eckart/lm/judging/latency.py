@@ -90,6 +90,11 @@ def bench(
     return Bench(speeds, prompt, new, batch, rounds, torch.get_num_threads(), str(ids.device))
 
 
+def dense_and(model: PreTrainedModel) -> dict[str, PreTrainedModel]:
+    """A compressed model's dense form, and itself, by what they are called."""
+    return {DENSE: densify(deepcopy(model)), COMPRESSED: model}  # type: ignore[dict-item]
+
+
 def _loaded(models: Model | Mapping[str, Model]) -> dict[str, PreTrainedModel]:
     """The models by name; a compressed one alone is joined by its dense form."""
     if isinstance(models, Mapping):
@@ -98,7 +103,7 @@ def _loaded(models: Model | Mapping[str, Model]) -> dict[str, PreTrainedModel]:
         return {name: _model(each) for name, each in models.items()}
     model = _model(models)
     if is_compressed_model(model):
-        return {DENSE: densify(deepcopy(model)), COMPRESSED: model}  # type: ignore[dict-item]
+        return dense_and(model)
     return {str(model.config.name_or_path or type(model).__name__): model}
 
 
