@@ -12,7 +12,7 @@ from eckart.compression.allocations.candidates import candidates
 from eckart.compression.allocations.named import ALLOCATIONS
 from eckart.compression.allocations.rules import hulls, total_bytes, uniform
 from eckart.compression.allocations.trying import layers_of, mean_loss, standing
-from eckart.compression.fitting.learning import Text, learn
+from eckart.compression.fitting.learning import Data, learn
 from eckart.compression.metrics import plain, two_sided
 from eckart.compression.pieces.matrix_piece import MatrixPiece
 from eckart.compression.settings import Settings
@@ -55,7 +55,7 @@ def learned(storage: str) -> tuple[list[MatrixPiece], Callable[[Mapping[str, int
     """The model's matrices, which know inputs and output gradients, and the held-out loss of sizes."""
     model = trained()
     pieces = [MatrixPiece([matrix], SETTINGS, two_sided, storage) for matrix in matrices(model)]
-    learn(model, pieces, two_sided.wanted, Text([batch(1000), batch(1001)], loss=loss, forward=forward), {})
+    learn(model, pieces, two_sided.wanted, Data([batch(1000), batch(1001)], loss=loss, forward=forward), {})
 
     def trial(sizes: Mapping[str, int]) -> float:
         with standing(model, layers_of(pieces, sizes)):
@@ -101,7 +101,7 @@ def test_what_was_allocated_is_what_the_layers_take(name: str) -> None:
 def test_convolutions_are_shared_out_with_linear_layers() -> None:
     model, _ = families()["conv2d"]()
     pieces = [MatrixPiece([matrix], SETTINGS, plain, "factors") for matrix in matrices(model) if matrix.stack == 1]
-    learn(model, pieces, (), Text([]), {})
+    learn(model, pieces, (), Data([]), {})
     assert {piece.matrix.kind for piece in pieces} == {"conv", "linear"}
     for rule in ("uniform", "energy", "hulls"):
         sizes = ALLOCATIONS[rule](pieces, 0.7, SETTINGS, lambda sizes: 0.0)
@@ -116,7 +116,7 @@ def test_grouped_queries_keep_their_keys_and_values(keep: float) -> None:
     settings = Settings(roles=roles(model))
     found = matrices(model, targets="*_proj")
     pieces = [MatrixPiece([matrix], settings, two_sided, "pivoted") for matrix in found]
-    learn(model, pieces, two_sided.wanted, Text(batches), {})
+    learn(model, pieces, two_sided.wanted, Data(batches), {})
     sizes = hulls(pieces, keep, settings, lambda sizes: 0.0)
     kept = {piece.label: piece.bytes(sizes[piece.label]) / piece.dense_bytes for piece in pieces}
     shared = {name: share for name, share in kept.items() if name.endswith(("k_proj", "v_proj"))}

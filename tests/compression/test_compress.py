@@ -234,7 +234,7 @@ def test_what_no_chain_holds_is_observed_in_bounded_memory(monkeypatch: pytest.M
 
     monkeypatch.setattr(learning, "observe", counted)
     pieces = METHODS["svd-llm"].unit(models[1], selected(models[1])[0], whole.settings, METHODS["svd-llm"].metric)
-    learning.learn(models[1], pieces, ["input_covariance"], learning.Text(X), {}, memory=500)
+    learning.learn(models[1], pieces, ["input_covariance"], learning.Data(X), {}, memory=500)
     assert calls == [["a"], ["b"]]
     for piece, same in zip(pieces, whole.pieces, strict=True):
         torch.testing.assert_close(piece.spectrum, same.spectrum)
@@ -301,5 +301,5 @@ def test_without_held_out_batches_every_eighth_is_set_aside() -> None:
     batches = [torch.randn(40, 10, dtype=torch.float64) for _ in range(10)]
     plan = planned(_layer(), batches, keep=0.5)
     assert [id(batch) for batch in plan.held_out] == [id(batches[7])]
-    assert len(plan.text.batches) == 9
+    assert len(plan.data.batches) == 9
     assert plan.tokens["0"] == 360

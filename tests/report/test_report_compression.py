@@ -18,7 +18,9 @@ HOSTILE = "</script><img src=x onerror=alert(1)>&\"'\u2028"
 SUMMARY: dict[str, Any] = {
     "model": "somewhere/tiny", "method": "auto", "keep": 0.8, "kept_of_model": 0.9, "parameters": 80_000,
     "dense_parameters": 100_000, "bytes": 320_000, "dense_bytes": 400_000, "notes": ["few tokens"],
-    "perplexities": [{"text": "pydoc", "tokens": 8000, "context": 1024, "dense": 13.7, "compressed": 16.25, "int8": 13.72}],
+    "perplexities": [
+        {"text": "pydoc", "tokens": 8000, "context": 1024, "dense": 13.7, "compressed": 16.25, "int8": 13.72}
+    ],
     "speeds": [{"phase": "prefill", "dense": 100.0, "compressed": 130.0, "ratio": 1.3, "int8": 61.0}],
     "calibration": [{"text": "pydoc", "weight": 1.0, "tokens": 32768}], "left_out": {"lm_head": "a head"},
 }  # fmt: skip

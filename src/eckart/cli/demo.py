@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 QUICK = ("T1", "T3", "C1", "C4")  # of both halves, a few seconds each
 SMALL: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 COMPRESSING: dict[str, Any] = {"keep": 0.8, "length": 256, "held_out": 2}
-TIMING = {"prompt": 256, "new": 8, "rounds": 2}
+TIMING: dict[str, Any] = {"prompt": 256, "new": 8, "rounds": 2}
 
 
 def demo(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.compression.files.guard import guard
-from eckart.compression.fitting.learning import Text, observed
+from eckart.compression.fitting.learning import Data, observed
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.rows import Row, table
 from eckart.nn.replace import replace_all
@@ -54,7 +54,7 @@ class Compressed:
 
 @torch.no_grad()
 def measured_errors(
-    model: nn.Module, pieces: Sequence[Piece], layers: Mapping[str, nn.Module], text: Text, held_out: Sequence[Any]
+    model: nn.Module, pieces: Sequence[Piece], layers: Mapping[str, nn.Module], data: Data, held_out: Sequence[Any]
 ) -> dict[str, float]:
     """How far the outputs of each replaced matrix move on held-out inputs of the dense model.
 
@@ -62,7 +62,7 @@ def measured_errors(
         model: The dense model.
         pieces: Its pieces.
         layers: Matrix name → what is to stand in its place.
-        text: How the model is run.
+        data: How the model is run.
         held_out: The batches; without any, nothing is measured.
     """
     alone = [piece for piece in pieces if len(piece.names) == 1 and piece.names[0] in layers]
@@ -70,7 +70,7 @@ def measured_errors(
         return {}
     matrices = {piece.names[0]: piece.members[piece.names[0]] for piece in alone}
     errors = {}
-    for seen in observed(model, alone, ["input_covariance"], Text(held_out, forward=text.forward)):
+    for seen in observed(model, alone, ["input_covariance"], Data(held_out, forward=data.forward)):
         for name, each in seen.items():
             W, C = matrices[name].weight(), each.input_second_moment
             if C is not None:

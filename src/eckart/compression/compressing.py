@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eckart.compression.allocations.choosing import check_keep
 from eckart.compression.allocations.named import ALLOCATIONS, COMPARING, OPTIONS
 from eckart.compression.compressed import Compressed
-from eckart.compression.fitting.learning import Loss, Text, learn
+from eckart.compression.fitting.learning import Data, Loss, learn
 from eckart.compression.fitting.storing import FolderStore, Store
 from eckart.compression.methods import METHODS, Method
 from eckart.compression.pieces.piece import Piece
@@ -123,15 +123,17 @@ def compress(
         raise ValueError(f"batches: none; {method!r} looks at {', '.join(row.metric.wanted)}: give some")
     if not held and allocation in COMPARING and keep not in (None, 1):
         seen, held = _set_aside(seen, allocation)
-    text = Text(seen, loss, gradient_loss, forward, gradient_batches, progress)
+    data = Data(seen, loss, gradient_loss, forward, gradient_batches, progress)
     pieces = row.unit(model, found, settings, row.metric)
-    store: Store = {} if work is None else FolderStore(work, _job(method, pieces, settings, text))
-    tokens = learn(model, pieces, row.metric.wanted, text, store)
+    store: Store = {} if work is None else FolderStore(work, _job(method, pieces, settings, data))
+    tokens = learn(model, pieces, row.metric.wanted, data, store)
     notes = _notes(pieces, tokens) if row.metric.wanted else ()
     whole = model_bytes(model)
     plan = Plan(
-        model, method, None, {}, tuple(pieces), settings, allocation, text, store, held, tokens, whole, others, notes
-    )
+        model=model, method=method, keep=None, sizes={}, pieces=tuple(pieces), settings=settings,
+        allocation=allocation, data=data, store=store, held_out=held, tokens=tokens, model_bytes=whole,
+        left_out=others, notes=notes,
+    )  # fmt: skip
     plan = plan.at(keep=keep, ranks=ranks)
     return plan if dry_run else plan.apply()
 
@@ -171,7 +173,7 @@ def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _job(method: str, pieces: list[Piece], settings: Settings, text: Text) -> dict[str, Any]:
+def _job(method: str, pieces: list[Piece], settings: Settings, data: Data) -> dict[str, Any]:
     """What learned tensors depend on, as JSON."""
     numbers = {name: getattr(settings, name) for name in ("shrink", "shrink_outputs", "floor", "multiple")}
     return {
@@ -179,8 +181,8 @@ def _job(method: str, pieces: list[Piece], settings: Settings, text: Text) -> di
         "matrices": {piece.label: list(piece.shape) for piece in pieces},
         "weights": [_checksum(matrix.weight().detach()) for p in pieces for matrix in p.members.values()],
         "settings": {**numbers, "options": {name: str(value) for name, value in settings.options.items()}},
-        "batches": [_digest(text.batches), text.gradient_batches],
-        "losses": [_name(text.loss), _name(text.gradient_loss)],
+        "batches": [_digest(data.batches), data.gradient_batches],
+        "losses": [_name(data.loss), _name(data.gradient_loss)],
     }
 
 

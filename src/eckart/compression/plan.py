@@ -13,7 +13,7 @@ from eckart.compression.allocations.rules import Sizes, total_bytes
 from eckart.compression.allocations.trying import layers_of
 from eckart.compression.compressed import Compressed, measured_errors, put
 from eckart.compression.fitting.anchoring import anchored
-from eckart.compression.fitting.learning import Text
+from eckart.compression.fitting.learning import Data
 from eckart.compression.fitting.storing import Store
 from eckart.compression.methods import METHODS
 from eckart.compression.pieces.piece import Piece
@@ -22,7 +22,7 @@ from eckart.compression.rows import Row, plan_row, table
 from eckart.compression.settings import Settings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
     """Sizes for the pieces of a model, and all that is needed to carry them out, or to choose others.
 
@@ -35,7 +35,7 @@ class Plan:
         settings: The numbers that the method's parts share.
         allocation: A row of `ALLOCATIONS`: which size for which piece.
         store: Keeps what was learned.
-        text: What the model is run on.
+        data: What the model is run on.
         held_out: Batches on which allocations are compared and errors measured.
         tokens: Matrix name → rows that calibration saw.
         model_bytes: Bytes of all parameters and buffers of the dense model.
@@ -50,7 +50,7 @@ class Plan:
     pieces: tuple[Piece, ...] = field(repr=False)
     settings: Settings = field(repr=False)
     allocation: str
-    text: Text = field(repr=False)
+    data: Data = field(repr=False)
     store: Store = field(repr=False)
     held_out: tuple[Any, ...] = field(repr=False)
     tokens: Mapping[str, int] = field(repr=False)
@@ -73,7 +73,7 @@ class Plan:
         self._check_dense()
         if keep is not None:
             sizes = chosen_sizes(
-                self.model, self.pieces, keep, ALLOCATIONS[self.allocation], self.settings, self.text, self.held_out
+                self.model, self.pieces, keep, ALLOCATIONS[self.allocation], self.settings, self.data, self.held_out
             )
         else:
             sizes = given_sizes(self.pieces, ranks or {})
@@ -142,7 +142,7 @@ class Plan:
         """
         self._check_dense()
         if METHODS[self.method].inputs == "anchored":
-            return anchored(self.model, self.pieces, self.sizes, self.text, self.store)
+            return anchored(self.model, self.pieces, self.sizes, self.data, self.store)
         return layers_of(self.pieces, self.sizes)
 
     def apply(self) -> Compressed:
@@ -155,7 +155,7 @@ class Plan:
             RuntimeError: The model is not the dense one any more: a plan of it was applied before.
         """
         layers = self.layers()
-        errors = measured_errors(self.model, self.pieces, layers, self.text, self.held_out)
+        errors = measured_errors(self.model, self.pieces, layers, self.data, self.held_out)
         put(self.model, layers)
         return Compressed(self.model, self, errors)
 

@@ -35,7 +35,8 @@ def compression(
         summary: what is known of the whole, each key optional: `model`, `method`, `keep`, `kept_of_model`, `seconds`;
             `parameters`, `bytes`, and these with `dense_` before them; `perplexities`, dicts of text, tokens, context,
             dense, compressed, and domain where it is known; `speeds`, dicts of phase, dense, compressed and ratio, in
-            tokens per second; both with int8 where that was measured; `calibration`, dicts of text and tokens; `recovery`, `notes`, `left_out`.
+            tokens per second; both with int8 where that was measured; `calibration`, dicts of text and tokens;
+            `recovery`, `notes`, `left_out`.
         curve: one dict for each budget: `kept`, `error` (predicted), and `perplexities`, text → value, where measured.
         title: what the page is called; None takes the model's name.
         force: replace a file that is already there.

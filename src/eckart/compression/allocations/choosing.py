@@ -10,7 +10,7 @@ from torch import nn
 
 from eckart.compression.allocations.rules import Allocation, Sizes
 from eckart.compression.allocations.trying import layers_of, mean_loss, standing
-from eckart.compression.fitting.learning import Text
+from eckart.compression.fitting.learning import Data
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.settings import Settings
 from eckart.nn.patterns import closest
@@ -28,7 +28,7 @@ def chosen_sizes(
     keep: float,
     allocation: Allocation,
     settings: Settings,
-    text: Text,
+    data: Data,
     held_out: Sequence[Any],
 ) -> Sizes:
     """The sizes that an allocation gives under a budget.
@@ -39,7 +39,7 @@ def chosen_sizes(
     check_keep(keep)
     if keep == 1:
         return {piece.label: piece.full for piece in pieces}
-    return allocation(pieces, keep, settings, _trial(model, pieces, text, held_out))
+    return allocation(pieces, keep, settings, _trial(model, pieces, data, held_out))
 
 
 def given_sizes(pieces: Sequence[Piece], ranks: Mapping[str, int]) -> Sizes:
@@ -65,12 +65,12 @@ def given_sizes(pieces: Sequence[Piece], ranks: Mapping[str, int]) -> Sizes:
 
 
 def _trial(
-    model: nn.Module, pieces: Sequence[Piece], text: Text, held_out: Sequence[Any]
+    model: nn.Module, pieces: Sequence[Piece], data: Data, held_out: Sequence[Any]
 ) -> Callable[[Mapping[str, int]], float]:
     def trial(sizes: Mapping[str, int]) -> float:
         if not held_out:
             raise ValueError("held_out: no batches; this allocation compares losses on some: give held_out=")
         with standing(model, layers_of(pieces, sizes)):
-            return mean_loss(model, held_out, text.loss, text.forward)
+            return mean_loss(model, held_out, data.loss, data.forward)
 
     return trial

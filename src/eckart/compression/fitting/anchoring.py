@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from eckart.compression.allocations.trying import layers_of
-from eckart.compression.fitting.learning import Text, masks
+from eckart.compression.fitting.learning import Data, masks
 from eckart.compression.fitting.storing import Store
 from eckart.compression.pieces.matrix_piece import MatrixPiece
 from eckart.compression.pieces.piece import Piece
@@ -31,7 +31,7 @@ from eckart.nn.crossing import Crossed, observe_crossed
 
 
 def anchored(
-    model: nn.Module, pieces: Sequence[Piece], sizes: Mapping[str, int], text: Text, store: Store
+    model: nn.Module, pieces: Sequence[Piece], sizes: Mapping[str, int], data: Data, store: Store
 ) -> dict[str, nn.Module]:
     """The layers of all pieces, each block fitted on the compressed prefix.
 
@@ -39,7 +39,7 @@ def anchored(
         model: The dense model, which stays as it is.
         pieces: Its pieces, which have learned.
         sizes: Label → size.
-        text: The calibration batches.
+        data: The calibration batches.
         store: Takes what each fit gave, from which an interrupted run goes on.
 
     Returns:
@@ -48,7 +48,7 @@ def anchored(
     Warns:
         UserWarning: The model has no chain of blocks, so that nothing is fitted.
     """
-    blocks = find_chain(model, text.batches[0], text.forward) if text.batches else None
+    blocks = find_chain(model, data.batches[0], data.forward) if data.batches else None
     if blocks is None:
         warnings.warn(
             f"{type(model).__name__} has no chain of blocks that run once each and in order, each on what the one "
@@ -56,7 +56,7 @@ def anchored(
             stacklevel=4,
         )
         return layers_of(pieces, sizes)
-    chain = Chain(model, blocks, text.batches, text.forward)
+    chain = Chain(model, blocks, data.batches, data.forward)
     both = _Both(chain, [Padding(masks(batch, model)) for batch in chain.batches])
     layers: dict[str, nn.Module] = {}
     before: list[tuple[str, int]] = []  # the sizes of the pieces in the blocks so far
@@ -69,7 +69,7 @@ def anchored(
             replace(twin, name.removeprefix(f"{path}."), layer)
         layers |= made
         both.step(index, twin)
-        text.told(index + 1, len(blocks), "fitting to the compressed prefix")
+        data.told(index + 1, len(blocks), "fitting to the compressed prefix")
     rest = [piece for piece in pieces if not layers.keys() & set(piece.names)]
     return layers_of(rest, sizes) | layers
 

@@ -30,7 +30,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Text:
+class Data:
     """What the model is run on.
 
     Args:
@@ -56,7 +56,7 @@ class Text:
 
 
 def learn(
-    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], text: Text, store: Store, *, memory: int = MEMORY
+    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], data: Data, store: Store, *, memory: int = MEMORY
 ) -> dict[str, int]:
     """Have every piece learn.
 
@@ -64,7 +64,7 @@ def learn(
         model: The dense model.
         pieces: What is to learn; those that the store knows learn from it.
         wanted: What their metric asks of `nn.observe`.
-        text: The calibration batches.
+        data: The calibration batches.
         store: Takes what each piece has learned.
         memory: Bytes of covariances held at a time: of output gradients, and of inputs outside the blocks.
 
@@ -83,10 +83,10 @@ def learn(
     inputs = [name for name in wanted if name.startswith("input_")]
     gradients = "output_gradient_covariance" in wanted
     for group in _groups(fresh, _output_bytes, memory) if gradients else ([fresh] if fresh else []):
-        outputs = _output_gradients(model, group, text) if gradients else {}
+        outputs = _output_gradients(model, group, data) if gradients else {}
         pending = {piece.label: set(piece.names) for piece in group}
         seen: dict[str, Observation] = {}
-        for found in observed(model, group, inputs, text, memory=memory):
+        for found in observed(model, group, inputs, data, memory=memory):
             seen |= {name: _joined(each, outputs.get(name)) for name, each in found.items()}
             ready = [piece for piece in group if piece.label in pending and pending[piece.label] <= seen.keys()]
             tokens |= _teach(ready, seen, store)
@@ -139,30 +139,30 @@ def _members(pieces: Iterable[Piece]) -> dict[str, Matrix]:
     return {name: matrix for piece in pieces for name, matrix in piece.members.items()}
 
 
-def _output_gradients(model: nn.Module, pieces: Sequence[Piece], text: Text) -> dict[str, Observation]:
-    batches, loss = text.batches[: text.gradient_batches], text.gradient_loss or text.loss
-    options: dict[str, Any] = {"loss": loss, "forward": text.forward, "progress": text.progress}
+def _output_gradients(model: nn.Module, pieces: Sequence[Piece], data: Data) -> dict[str, Observation]:
+    batches, loss = data.batches[: data.gradient_batches], data.gradient_loss or data.loss
+    options: dict[str, Any] = {"loss": loss, "forward": data.forward, "progress": data.progress}
     return _seen(model, list(_members(pieces)), batches, ["output_gradient_covariance"], **options)
 
 
 def observed(
-    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], text: Text, *, memory: int = MEMORY
+    model: nn.Module, pieces: Sequence[Piece], wanted: Sequence[str], data: Data, *, memory: int = MEMORY
 ) -> Iterator[dict[str, Observation]]:
     """The inputs' statistics of the pieces' matrices, block by block, then of those outside the blocks, as they fit."""
     if not wanted:
         return
     members = _members(pieces)
     names = list(members)
-    blocks = find_chain(model, text.batches[0], text.forward) or []
+    blocks = find_chain(model, data.batches[0], data.forward) or []
     inside = {name for name in names for path in blocks if name.startswith(f"{path}.")}
     if inside:
-        yield from _along(Chain(model, blocks, text.batches, text.forward), inside, wanted, text)
+        yield from _along(Chain(model, blocks, data.batches, data.forward), inside, wanted, data)
     outside = [name for name in names if name not in inside]
     for group in _groups(outside, lambda name: 4 * members[name].shape[1] ** 2, memory):
-        yield _seen(model, group, text.batches, wanted, forward=text.forward, progress=text.progress)
+        yield _seen(model, group, data.batches, wanted, forward=data.forward, progress=data.progress)
 
 
-def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> Iterator[dict[str, Observation]]:
+def _along(chain: Chain, names: set[str], wanted: Sequence[str], data: Data) -> Iterator[dict[str, Observation]]:
     """Observe the blocks one after another."""
     hidden = list(chain.hidden)
     last = max(i for i, path in enumerate(chain.names) if any(name.startswith(f"{path}.") for name in names))
@@ -180,7 +180,7 @@ def _along(chain: Chain, names: set[str], wanted: Sequence[str], text: Text) -> 
         else:
             for batch in fed:
                 forward(chain.block(index), batch)
-        text.told(index + 1, last + 1, "calibrating")
+        data.told(index + 1, last + 1, "calibrating")
 
 
 def _seen(
