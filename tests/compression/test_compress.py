@@ -303,3 +303,14 @@ def test_without_held_out_batches_every_eighth_is_set_aside() -> None:
     assert [id(batch) for batch in plan.held_out] == [id(batches[7])]
     assert len(plan.data.batches) == 9
     assert plan.tokens["0"] == 360
+
+
+def test_a_plan_that_was_applied_holds_no_factors_but_still_tells_all():
+    model = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 8))
+    plan = compress(model, keep=0.5, method="svd", dry_run=True)
+    rows, report = plan.rows(), plan.report()
+    done = plan.apply()
+    assert all(tensor.ndim < 2 for piece in plan.pieces for tensor in piece.learned.values())
+    assert plan.rows() == rows
+    assert plan.report() == report
+    assert [row["size"] for row in done.rows()] == [row["size"] for row in rows]

@@ -125,7 +125,7 @@ def compress(
         seen, held = _set_aside(seen, allocation)
     data = Data(seen, loss, gradient_loss, forward, gradient_batches, progress)
     pieces = row.unit(model, found, settings, row.metric)
-    store: Store = {} if work is None else FolderStore(work, _job(method, pieces, settings, data))
+    store: Store = {} if work is None else FolderStore(work, _job(model, method, pieces, settings, data))
     tokens = learn(model, pieces, row.metric.wanted, data, store)
     notes = _notes(pieces, tokens) if row.metric.wanted else ()
     whole = model_bytes(model)
@@ -173,23 +173,23 @@ def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _job(method: str, pieces: list[Piece], settings: Settings, data: Data) -> dict[str, Any]:
+def _job(model: nn.Module, method: str, pieces: list[Piece], settings: Settings, data: Data) -> dict[str, Any]:
     """What learned tensors depend on, as JSON."""
     numbers = {name: getattr(settings, name) for name in ("shrink", "shrink_outputs", "floor", "multiple")}
     return {
         "method": method,
         "matrices": {piece.label: list(piece.shape) for piece in pieces},
-        "weights": [_checksum(matrix.weight().detach()) for p in pieces for matrix in p.members.values()],
+        "weights": [_checksum(tensor) for tensor in (*model.parameters(), *model.buffers())],
         "settings": {**numbers, "options": {name: str(value) for name, value in settings.options.items()}},
         "batches": [_digest(data.batches), data.gradient_batches],
-        "losses": [_name(data.loss), _name(data.gradient_loss)],
+        "calls": [_name(each) for each in (data.loss, data.gradient_loss, data.forward)],
     }
 
 
 def _checksum(W: Tensor) -> int:
     """The sum of its bits as integers: the same on every device, with any number of threads."""
     kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return int(W.contiguous().view(kinds[W.element_size()]).sum(dtype=torch.int64))
+    return int(W.detach().contiguous().view(kinds[W.element_size()]).sum(dtype=torch.int64))
 
 
 def _digest(batches: Sequence[Any]) -> str:
@@ -207,8 +207,8 @@ def _digest(batches: Sequence[Any]) -> str:
     return found.hexdigest()
 
 
-def _name(loss: Loss | None) -> str | None:
-    """What a loss is called: its own name or its class's, with the numbers of a dataclass."""
-    if is_dataclass(loss):
-        return repr(loss)
-    return None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__)
+def _name(call: Callable[..., Any] | None) -> str | None:
+    """What a function is called: its own name or its class's, with the numbers of a dataclass."""
+    if is_dataclass(call):
+        return repr(call)
+    return None if call is None else getattr(call, "__qualname__", type(call).__qualname__)

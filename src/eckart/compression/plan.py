@@ -148,6 +148,8 @@ class Plan:
     def apply(self) -> Compressed:
         """Compress the model, in place: the layers of the plan stand in the places of its matrices.
 
+        What was learned of the matrices is dropped, but for their spectra.
+
         Returns:
             Compressed: the model, and for each matrix what it became and the error that was measured.
 
@@ -157,6 +159,9 @@ class Plan:
         layers = self.layers()
         errors = measured_errors(self.model, self.pieces, layers, self.data, self.held_out)
         put(self.model, layers)
+        if layers:  # the model is not the dense one any more, so nothing else can be built
+            for piece in self.pieces:
+                piece.forget()
         return Compressed(self.model, self, errors)
 
     def _check_dense(self) -> None:

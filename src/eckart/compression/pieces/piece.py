@@ -97,6 +97,10 @@ class Piece(ABC):
     def build(self, size: int) -> dict[str, nn.Module]:
         """The layers that stand in the matrices' places at a size; none at full size."""
 
+    def forget(self) -> None:
+        """Drop what only `build` needs; sizes, bytes and errors stay known."""
+        self.learned = {name: tensor for name, tensor in self.learned.items() if tensor.ndim < 2}
+
     def observed(self, matrix: Matrix, seen: Mapping[str, Observation]) -> Observation:
         """What was seen of a matrix; nothing, where no batch uses it."""
         return seen.get(matrix.name, Observation(matrix.name, tokens=0))
