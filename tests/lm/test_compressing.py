@@ -79,7 +79,7 @@ def test_a_plan_leaves_the_model_as_it_is(texts):
 
 def test_how_many_batches_give_gradients_may_be_said(texts):
     planned = compress(model(), tokenizer(), **_options(texts, keep=0.5, dry_run=True, gradient_batches=1))
-    assert planned.plan.text.gradient_batches == 1
+    assert planned.plan.data.gradient_batches == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
