@@ -55,8 +55,8 @@ def observe_crossed(
     """Observe the inputs of layers in a model and in its changed twin.
 
     Args:
-        model: The model as it was; run in evaluation mode.
-        twin: The changed one, with modules of the same names; run only as far as the last of the layers.
+        model: The model as it was; run in evaluation mode, only as far as the last of the layers.
+        twin: The changed one, with modules of the same names; likewise.
         names: Layers that are called as modules with a tensor (Linear, transformers' Conv1D, and what replaced them).
         runs: For each batch: what runs the model, what runs the twin, and which rows are padding.
 
@@ -78,7 +78,7 @@ def observe_crossed(
     first: dict[str, str] = {}  # layer → the first of those that read the same tensors, as far as is known
     for run, run_twin, padding in runs:
         with evaluating(model), evaluating(twin):
-            read, changed = _inputs(model, names, run, whole=True), _inputs(twin, names, run_twin)
+            read, changed = _inputs(model, names, run), _inputs(twin, names, run_twin)
         heads: dict[tuple[int, int], str] = {}
         for name in (each for each in names if each in read and each in changed):
             x, y = read[name], changed[name]
@@ -94,16 +94,36 @@ def observe_crossed(
     return {name: seen[head] for name, head in first.items()}
 
 
-def _inputs(
-    model: nn.Module, names: Sequence[str], run: Callable[[nn.Module], Any], *, whole: bool = False
-) -> dict[str, Tensor]:
-    """What each layer is given, in a run that ends at the last of them unless the whole run is wanted."""
+@torch.no_grad()
+def call_order(model: nn.Module, names: Sequence[str], run: Callable[[nn.Module], Any]) -> list[list[str]]:
+    """The layers in the order in which a run calls them, those that are given the very same tensor together.
+
+    Args:
+        model: Run in evaluation mode.
+        names: Layers, as `observe_crossed` takes them; one that the run does not reach is left out.
+        run: What runs the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> call_order(model, ["2", "0"], lambda model: model(torch.eye(2)))
+        [['0'], ['2']]
+    """
+    with evaluating(model):
+        given = _inputs(model, names, run)
+    groups: dict[int, list[str]] = {}
+    for name, x in given.items():
+        groups.setdefault(id(x), []).append(name)
+    return list(groups.values())
+
+
+def _inputs(model: nn.Module, names: Sequence[str], run: Callable[[nn.Module], Any]) -> dict[str, Tensor]:
+    """What each layer is given, in a run that ends at the last of them."""
     given: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             given[name] = args[0]
-            if len(given) == len(names) and not whole:
+            if len(given) == len(names):
                 raise Enough
 
         return hook

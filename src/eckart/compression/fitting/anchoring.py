@@ -1,12 +1,13 @@
-"""Fit each block to what the compressed blocks before it give, so that it makes up for what they lost.
+"""Fit each layer to what the compressed layers before it give, so that it makes up for what they lost.
 
     minimise ‖W X − B A X̂‖_F      X (n, N) what the dense model reads there, X̂ what the compressed one does
 
-Both models walk through the blocks side by side (`nn.blocks`); in each block the moments C = X̂X̂ᵀ/N and M = XX̂ᵀ/N of
-all its matrices are taken with the block still dense on X̂, its matrices are fitted, and both go on. The model itself
-is not touched. What lies outside the blocks, or cannot be moved to other inputs, is built as it was learned.
+Both models walk through the blocks side by side (`nn.blocks`). Within a block the layers that read the same (q, k and
+v; o; gate and up; down) follow one another: the moments C = X̂X̂ᵀ/N and M = XX̂ᵀ/N are taken with all earlier ones
+compressed. Fitted at once, each would make up for the same loss, and all together for several times that. The model
+itself is not touched. What lies outside the blocks, or cannot be moved to other inputs, is built as it was learned.
 
-Cost: four passes over the batches, one decomposition for each matrix.
+Cost: about five passes over the batches, one decomposition for each matrix.
 Paper: AA-SVD's objective (anchored inputs, dense outputs); it then refines each block by gradient steps, we do not.
 """
 
@@ -27,7 +28,7 @@ from eckart.linalg import map_side_by_side
 from eckart.nn import replace
 from eckart.nn.batches import Padding
 from eckart.nn.blocks import Chain, find_chain
-from eckart.nn.crossing import Crossed, observe_crossed
+from eckart.nn.crossing import Crossed, call_order, observe_crossed
 
 
 def anchored(
@@ -59,15 +60,16 @@ def anchored(
     chain = Chain(model, blocks, data.batches, data.forward)
     both = _Both(chain, [Padding(masks(batch, model)) for batch in chain.batches])
     layers: dict[str, nn.Module] = {}
-    before: list[tuple[str, int]] = []  # the sizes of the pieces in the blocks so far
+    before: list[tuple[str, int]] = []  # the sizes of the pieces so far, in order
     for index, path in enumerate(blocks):
         mine = [piece for piece in pieces if all(name.startswith(f"{path}.") for name in piece.names)]
         twin = deepcopy(chain.block(index))
-        made = _fitted(both, index, twin, mine, sizes, store, _digest(before))
-        before += [(piece.label, sizes[piece.label]) for piece in mine]
-        for name, layer in made.items():
-            replace(twin, name.removeprefix(f"{path}."), layer)
-        layers |= made
+        for stage in _stages(both, index, [piece for piece in mine if sizes[piece.label] < piece.full]):
+            made = _fitted(both, index, twin, stage, sizes, store, _digest(before))
+            before += [(piece.label, sizes[piece.label]) for piece in stage]
+            for name, layer in made.items():
+                replace(twin, name.removeprefix(f"{path}."), layer)
+            layers |= made
         both.step(index, twin)
         data.told(index + 1, len(blocks), "fitting to the compressed prefix")
     rest = [piece for piece in pieces if not layers.keys() & set(piece.names)]
@@ -80,31 +82,36 @@ class _Both:
     def __init__(self, chain: Chain, paddings: Sequence[Padding]) -> None:
         self.chain, self.paddings = chain, paddings
         self.dense, self.changed = list(chain.hidden), list(chain.hidden)
-        self._next: dict[int, Tensor] = {}  # what the dense block gave while it was observed
 
     def observe(self, index: int, twin: nn.Module, names: Sequence[str]) -> dict[str, Crossed]:
         """The moments of some layers of a block."""
 
-        def run_dense(number: int) -> Callable[[nn.Module], Any]:
-            def run(block: nn.Module) -> None:
-                self._next[number] = self.chain.run(index, number, self.dense[number], block)
+        def run(number: int, hidden: Sequence[Tensor]) -> Callable[[nn.Module], Any]:
+            return lambda block: self.chain.run(index, number, hidden[number], block)
 
-            return run
-
-        def run_twin(number: int) -> Callable[[nn.Module], Any]:
-            return lambda block: self.chain.run(index, number, self.changed[number], block)
-
-        runs = ((run_dense(number), run_twin(number), padding) for number, padding in enumerate(self.paddings))
+        runs = ((run(i, self.dense), run(i, self.changed), padding) for i, padding in enumerate(self.paddings))
         return observe_crossed(self.chain.block(index), twin, names, runs)
+
+    def order(self, index: int, names: Sequence[str]) -> list[list[str]]:
+        """The layers of a block as they are called, those that read the same together."""
+        if not names:
+            return []
+        return call_order(self.chain.block(index), names, lambda block: self.chain.run(index, 0, self.dense[0], block))
 
     def step(self, index: int, twin: nn.Module) -> None:
         """Both go on through a block."""
         for number in range(len(self.paddings)):
-            if number in self._next:
-                self.dense[number] = self._next.pop(number)
-            else:
-                self.dense[number] = self.chain.run(index, number, self.dense[number])
+            self.dense[number] = self.chain.run(index, number, self.dense[number])
             self.changed[number] = self.chain.run(index, number, self.changed[number], twin)
+
+
+def _stages(both: _Both, index: int, pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """The pieces of a block that are fitted together, stage by stage; at the end those that cannot be fitted."""
+    path = f"{both.chain.names[index]}."
+    moved = {piece.names[0].removeprefix(path): piece for piece in pieces if isinstance(piece, MatrixPiece)}
+    stages: list[list[Piece]] = [[moved[name] for name in names] for names in both.order(index, list(moved))]
+    staged = {piece.label for stage in stages for piece in stage}
+    return [stage for stage in (*stages, [piece for piece in pieces if piece.label not in staged]) if stage]
 
 
 def _digest(sizes: Sequence[tuple[str, int]]) -> str:
@@ -121,10 +128,9 @@ def _fitted(
     store: Store,
     prefix: str,
 ) -> dict[str, nn.Module]:
-    """The layers of one block's pieces, after a prefix."""
-    todo = [piece for piece in pieces if sizes[piece.label] < piece.full]
-    path = both.chain.names[index]
-    moved = {piece.names[0].removeprefix(f"{path}."): piece for piece in todo if isinstance(piece, MatrixPiece)}
+    """The layers of one stage's pieces, after a prefix."""
+    path = f"{both.chain.names[index]}."
+    moved = {piece.names[0].removeprefix(path): piece for piece in pieces if isinstance(piece, MatrixPiece)}
     keys = {name: f"{piece.label}@{sizes[piece.label]} after {prefix}" for name, piece in moved.items()}
     missing = [name for name in moved if keys[name] not in store]
     if missing:
@@ -138,4 +144,4 @@ def _fitted(
         if keys[name] in store:  # else no batch calls it as a module
             device = piece.matrix.weight().device
             layers |= piece.layers(**{factor: tensor.to(device) for factor, tensor in store[keys[name]].items()})
-    return layers_of([piece for piece in todo if not layers.keys() & set(piece.names)], sizes) | layers
+    return layers_of([piece for piece in pieces if not layers.keys() & set(piece.names)], sizes) | layers
