@@ -5,9 +5,8 @@
 B (m, r), A (r, n), J the r pivot rows, the rest m−r rows. C (r, n) and P (m−r, r) hold r(m+n−r) numbers where B and A
 hold r(m+n), so at r = min(m, n) they hold no more than the dense matrix.
 
-J comes from LU with partial pivoting of an orthonormal basis Q of B's columns, B = Q R. Since P = Q_rest Q_J⁻¹ for any
-R, a rank-deficient B is no special case: Q has full rank, R need not. Cost: O(m r²) once, in float64, because Q_J is
-as ill-conditioned as the choice of rows leaves it.
+J comes from LU with partial pivoting, B = Π L U: its first r rows. P = L_rest L_J⁻¹ whatever U is, so a rank-deficient or
+ill-conditioned B is no special case: |L| ≤ 1, and L_J is unit lower triangular. Cost: m r² flops once, in float64.
 
 Paper: it takes the rows from pivoted QR of the product; LU is there for every device and batch. max|P| is about 2 on
 random factors (1 is the least that any choice of rows can promise), against 1.2 there.
@@ -37,7 +36,7 @@ def pivot_rows(B: Tensor) -> Tensor:  # (..., m, r) -> (..., r) int64
         tensor([1, 2])
     """
     _require_tall(B)
-    return _pivots(torch.linalg.qr(B.double()).Q)
+    return _order(B)[0][..., : B.shape[-1]].sort(-1).values
 
 
 def pivot_factors(
@@ -70,27 +69,23 @@ def pivot_factors(
     if A.ndim < 2 or A.shape[:-2] != B.shape[:-2] or A.shape[-2] != B.shape[-1]:
         raise ValueError(f"A must be (..., r, n) to follow B of shape {tuple(B.shape)}, got shape {tuple(A.shape)}")
     require_finite("A", A)
-    Q = torch.linalg.qr(B.double()).Q
-    index = _pivots(Q)
-    rest = _complement(index, B.shape[-2])
-    P = torch.linalg.solve(_rows(Q, index), _rows(Q, rest), left=False)
+    order, LU = _order(B)
+    r = B.shape[-1]
+    index, columns = order[..., :r].sort(-1)
+    rest, rows = order[..., r:].sort(-1)
+    top, bottom = LU[..., :r, :], _rows(LU[..., r:, :], rows)
+    P = torch.linalg.solve_triangular(top, bottom, upper=False, left=False, unitriangular=True)
+    P = P.gather(-1, columns.unsqueeze(-2).expand(*rest.shape, r))
     C = _rows(B, index).double() @ A.double()
     return index, rest, P.to(B.dtype), C.to(A.dtype)
 
 
-def _pivots(Q: Tensor) -> Tensor:  # (..., m, r) orthonormal -> (..., r)
-    r = Q.shape[-1]
-    if r == 0:
-        return torch.empty(*Q.shape[:-2], 0, dtype=torch.int64, device=Q.device)
-    LU, swaps = torch.linalg.lu_factor(Q)
-    order = torch.lu_unpack(LU, swaps, unpack_data=False)[0].argmax(-2)  # row i of the pivoted Q is row order[i] of Q
-    return order[..., :r].sort(-1).values
-
-
-def _complement(index: Tensor, m: int) -> Tensor:  # (..., r) -> (..., m-r)
-    """The numbers below m that are not in `index`, ascending, at a size known without reading the device."""
-    taken = torch.zeros(*index.shape[:-1], m, dtype=torch.int8, device=index.device).scatter_(-1, index, 1)
-    return taken.sort(dim=-1, stable=True).indices[..., : m - index.shape[-1]]
+def _order(B: Tensor) -> tuple[Tensor, Tensor]:  # (..., m, r) -> (..., m) int64, (..., m, r)
+    """The rows in the order of elimination, and L below the diagonal of what elimination leaves."""
+    if B.shape[-1] == 0:
+        return torch.arange(B.shape[-2], device=B.device).expand(B.shape[:-1]), B.double()
+    LU, swaps, _ = torch.linalg.lu_factor_ex(B.double())  # a pivot of zero is no matter
+    return torch.lu_unpack(LU, swaps, unpack_data=False)[0].argmax(-2), LU  # row i of ΠᵀB is row order[i] of B
 
 
 def _rows(W: Tensor, index: Tensor) -> Tensor:  # (..., m, n), (..., k) -> (..., k, n)
