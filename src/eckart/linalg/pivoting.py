@@ -5,8 +5,9 @@
 B (m, r), A (r, n), J the r pivot rows, the rest m−r rows. C (r, n) and P (m−r, r) hold r(m+n−r) numbers where B and A
 hold r(m+n), so at r = min(m, n) they hold no more than the dense matrix.
 
-J comes from LU with partial pivoting, B = Π L U: its first r rows. P = L_rest L_J⁻¹ whatever U is, so a rank-deficient or
-ill-conditioned B is no special case: |L| ≤ 1, and L_J is unit lower triangular. Cost: m r² flops once, in float64.
+J comes from LU with partial pivoting, B = Π L U: its first r rows. P = L_rest L_J⁻¹ whatever U is, so a B that is
+rank-deficient or ill-conditioned is no special case: |L| ≤ 1, and L_J is unit lower triangular. Cost: m r² flops once,
+in float64.
 
 Paper: it takes the rows from pivoted QR of the product; LU is there for every device and batch. max|P| is about 2 on
 random factors (1 is the least that any choice of rows can promise), against 1.2 there.
