@@ -135,10 +135,10 @@ def _greedy_few(T: Tensor, R: Tensor, count: int, floor: Tensor) -> Tensor:  # (
     picked = []
     for _ in range(count):
         variance = R.diagonal().clamp_min(floor)
-        best = torch.where(left, T.square().sum(0) / variance, -1.0).argmax()
+        best = torch.where(left, T.square().sum(0) / variance, -1.0).argmax(keepdim=True)  # (1,): no host read
         picked.append(best)
         left[best] = False
-        row = (R[best] / variance[best]).unsqueeze(0)
-        T = T - T[:, best].unsqueeze(-1) * row
-        R = R - R[:, best].unsqueeze(-1) * row
-    return torch.stack(picked)
+        row = R[best] / variance[best]  # (1, c)
+        T = T - T[:, best] * row
+        R = R - R[:, best] * row
+    return torch.cat(picked)
