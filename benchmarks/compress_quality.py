@@ -6,8 +6,9 @@
 
 All 210 matrices of the decoder, the tied embedding and head stay. Calibration: 64 sequences of 512 tokens, three of
 WikiText-2's validation text to one of pydoc's end; evaluation: 20,000 tokens of WikiText-2's test text (the tokenised
-file) and the first 8,000 of pydoc, in windows of 1,024. "baseline" is SVD-LLM written down as its paper has it, apart
-from this library: Cholesky whitening of Σ x xᵀ with a jitter, uniform ranks ⌊keep·mn/(m+n)⌋, all covariances held.
+file) and the first 8,000 of pydoc, in windows of 1,024. All are calibrated on four sequences at a time. "baseline" is
+SVD-LLM written down as its paper has it, apart from this library: Cholesky whitening of Σ x xᵀ with a jitter, uniform
+ranks ⌊keep·mn/(m+n)⌋, all covariances held.
 "seconds" is calibration and compression together, without evaluation; one ratio a run for the baseline and for methods
 with anchored inputs, all the ratios of `--keep` in one run for the others.
 
@@ -31,7 +32,7 @@ from eckart.lm.look import next_token_loss
 from eckart.lm.text import read_text, tokenize
 from eckart.nn import replace
 
-CONTEXT, LENGTH, SEQUENCES, GRADIENTS = 1024, 512, 64, 16
+CONTEXT, LENGTH, SEQUENCES, BATCH, GRADIENTS = 1024, 512, 64, 4, 16
 
 
 class Bench:
@@ -53,7 +54,7 @@ class Bench:
 
     def batches(self, sequences: list[list[int]]) -> list[dict[str, Tensor]]:
         ids = torch.tensor(sequences)
-        return [{"input_ids": each, "attention_mask": torch.ones_like(each)} for each in ids.split(1)]
+        return [{"input_ids": each, "attention_mask": torch.ones_like(each)} for each in ids.split(BATCH)]
 
     def perplexities(self) -> dict[str, float]:
         return {
@@ -116,7 +117,7 @@ def run(data: Path, method: str, keeps: list[float]) -> list[dict[str, Any]]:
     begin = time.perf_counter()
     plan = compress(
         bench.model, bench.batches(bench.sequences), keep=1.0, method=method, loss=next_token_loss,
-        gradient_loss=lm.SampledLoss(), gradient_batches=GRADIENTS, held_out=bench.batches(bench.held),
+        gradient_loss=lm.SampledLoss(), gradient_batches=GRADIENTS // BATCH, held_out=bench.batches(bench.held),
         dry_run=True,
     )  # fmt: skip
     learned = time.perf_counter() - begin
