@@ -131,8 +131,8 @@ def run(data: Path, method: str, keeps: list[float]) -> list[dict[str, Any]]:
             told = bench.perplexities()
         results.append({"method": method, "keep": keep, "kept": round(each.kept, 4), "learning": round(learned, 1),
                         "seconds": round(learned + seconds, 1), **told})  # fmt: skip
-        if losses := getattr(each.sizes, "losses", None):
-            results[-1]["held_out_losses"] = {name: round(loss, 4) for name, loss in losses.items()}
+        if each.losses:
+            results[-1]["held_out_losses"] = {name: round(loss, 4) for name, loss in each.losses.items()}
         print(json.dumps(results[-1]), flush=True)
     return results
 

@@ -59,7 +59,8 @@ def test_compress_writes_a_smaller_model_that_loads_and_says_what_became_of_it(f
     code, printed, err = run("compress", folder, "--keep", 0.5, "--calibrate", text, "--out", out, *USUAL, *options)
     assert code == 0, err
     assert "self_attn.q_proj" in printed
-    assert "plain int8" in printed
+    assert "Perplexity" in printed
+    assert "(plain int8 " in printed
     assert "what each budget would lose" in printed
     assert f"wrote {out}" in err
     assert "<title>tiny" in page.read_text()

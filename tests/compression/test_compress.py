@@ -173,10 +173,14 @@ def test_a_compressed_model_is_refused_unless_asked_for() -> None:
 
 
 def test_a_plan_of_a_model_that_has_changed_is_refused() -> None:
-    model = _layer()
+    model = nn.Sequential(nn.Linear(10, 10))
     plan = planned(model, [], method="svd", keep=0.5)
-    plan.apply()
+    model[0] = nn.Linear(10, 10)
     with pytest.raises(RuntimeError, match="has been replaced"):
+        plan.apply()
+    model[0] = plan.pieces[0].matrix.module
+    plan.apply()
+    with pytest.raises(RuntimeError, match="was applied"):
         plan.apply()
 
 
@@ -311,6 +315,9 @@ def test_a_plan_that_was_applied_holds_no_factors_but_still_tells_all():
     rows, report = plan.rows(), plan.report()
     done = plan.apply()
     assert all(tensor.ndim < 2 for piece in plan.pieces for tensor in piece.learned.values())
+    assert plan.store == {}
+    with pytest.raises(RuntimeError, match="was applied"):
+        plan.at(keep=0.3)
     assert plan.rows() == rows
     assert plan.report() == report
     assert [row["size"] for row in done.rows()] == [row["size"] for row in rows]

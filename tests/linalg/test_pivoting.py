@@ -123,3 +123,13 @@ def test_entries_that_are_not_finite_are_an_error():
 def test_integers_are_an_error():
     with pytest.raises(TypeError, match=r"B must be real floating point.*B\.float\(\)"):
         pivot_rows(torch.ones(3, 2, dtype=torch.int64))
+
+
+def test_where_elimination_grows_other_rows_are_taken() -> None:
+    """Wilkinson's matrix, on which partial pivoting grows like 2^r."""
+    B = torch.eye(128, 64) - torch.ones(128, 64).tril(-1)
+    A = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
+    index, rest, P, C = pivot_factors(B, A)
+    assert float(P.abs().max()) < 10
+    torch.testing.assert_close(P @ C, (B @ A)[rest], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(C, (B @ A)[index], rtol=1e-4, atol=1e-3)

@@ -142,3 +142,15 @@ def test_plain_int8_is_evaluated_and_timed_beside_the_compressed_model(texts):
     assert all(each["int8"] > 0 for each in done.summary()["speeds"])
     assert [each["name"] for each in done.summary()["beside_codes"]] == ["this plan", "int8", "int4"]
     assert any("plain int8 of these matrices" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("more", [{}, {"dry_run": True, "evaluate": {"test": "pydoc"}}])
+def test_int8_without_anything_to_measure_is_refused(texts, more):
+    with pytest.raises(ValueError, match=r"int8: .* give evaluate="):
+        compress(model(), tokenizer(), **_options(texts, keep=0.5, int8=True, **more))
+
+
+def test_speed_of_a_model_of_which_nothing_was_compressed_is_its_own(texts):
+    done = compress(model(), tokenizer(), **_options(texts, keep=1.0, method="svd-llm"))
+    assert {each.model for each in done.measure_speed(prompt=8, new=2, rounds=1).speeds} == {"dense"}
+    assert done.summary()["speeds"] == []

@@ -32,8 +32,9 @@ def row(name: str, size: int, full: int = 24, **more: Any) -> dict[str, Any]:
     """A row as plans give it."""
     return {
         "name": name, "matrices": name.split(" + "), "form": "dense" if size == full else "pivoted", "size": size,
-        "full": full, "bytes": 100 * size, "dense_bytes": 100 * full, "predicted_error": 1 - size / full,
-        "measured_error": None, "stable_rank": 3.0, "effective_rank": 9.5, "tokens": 900,
+        "full": full, "bytes": 100 * size, "dense_bytes": 100 * full, "kept": size / full,
+        "predicted_error": 1 - size / full, "measured_error": None, "stable_rank": 3.0,
+        "effective_rank": 9.5, "tokens": 900,
     } | more  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def row(name: str, size: int, full: int = 24, **more: Any) -> dict[str, Any]:
 def rows() -> list[dict[str, Any]]:
     """Two layers of two matrices, and two that were decomposed together."""
     found = [row(f"model.layers.{i}.{kind}", 6 * i + 12) for i in range(2) for kind in ("mlp.up", "mlp.down")]
-    found[3] |= {"size": 24, "bytes": 2400, "form": "dense", "predicted_error": 0.0, "measured_error": 0.0}
+    found[3] |= {"size": 24, "bytes": 2400, "kept": 1.0, "form": "dense", "predicted_error": 0.0, "measured_error": 0.0}
     return [*found, row("model.layers.0.k + model.layers.1.k", 4)]
 
 
@@ -156,7 +157,7 @@ def test_nothing_is_cut_where_the_terminal_is_narrow(rows: list[dict[str, Any]])
 
 def test_the_whole_is_told_in_sentences(rows: list[dict[str, Any]]) -> None:
     told = sentences(rows, SUMMARY)
-    assert told[0] == "auto: 4 of 5 compressed, 58.3 % of their bytes kept, 90.0 % of the model's."
+    assert told[0] == "auto: 5 of 6 matrices compressed, 58.3 % of their bytes kept, 90.0 % of the model's."
     assert told[1] == "320 kB of 400 kB, 80 k parameters of 100 k."
     assert told[2] == "Perplexity 13.70 → 16.25 (plain int8 13.72) on pydoc, 8,000 tokens."
     assert told[3:] == ["Prefill: 130 tokens per second, dense 100, int8 61, 1.30 ×.", "Note: few tokens."]

@@ -77,6 +77,10 @@ def compress(
     eckart compress ./model --plan-only --curve 0.9,0.8,0.6 --html plan.html
     """
     options = _checked(out, keep, ranks, recover, curve, plan_only, html, force)
+    if plan_only and (evaluate or speed or int8):
+        raise ValueError("--plan-only compresses nothing to measure; leave out --evaluate, --speed and --int8")
+    if int8 and not (evaluate or speed):
+        raise ValueError("--int8 is measured beside the model; give --evaluate or --speed too")
     text, texts = weighted(calibrate or [CALIBRATION]), list(dict.fromkeys(evaluate or ()))
     from eckart.lm import compress
 
@@ -84,7 +88,7 @@ def compress(
         done = compress(
             model, text=text, method=method, sequences=sequences, length=length, context=context, tokens=tokens,
             evaluate={each: each for each in texts} or None, dry_run=plan_only, dtype=dtype_given(dtype), work=work,
-            int8=int8, targets=listed(targets), exclude=listed(exclude), progress=progress, **options,
+            int8=int8 and bool(texts), targets=listed(targets), exclude=listed(exclude), progress=progress, **options,
         )  # fmt: skip
         if speed and not plan_only:
             done.measure_speed(int8=int8, progress=progress)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.compression.allocations.choosing import check_keep
+from eckart.compression.allocations.choosing import check_keep, given_sizes
 from eckart.compression.allocations.named import ALLOCATIONS, COMPARING, OPTIONS
 from eckart.compression.compressed import Compressed
 from eckart.compression.fitting.learning import Data, Loss, learn
@@ -64,7 +64,8 @@ def compress(
             kept by the plan, in memory.
         keep: Stored bytes ÷ dense bytes of the selected matrices, above 0 and at most 1, permutations and scales
             included; None is 0.8 where no ranks are given.
-        ranks: Matrix name → rank, instead of `keep`; matrices that are not named stay dense.
+        ranks: Matrix name → rank, instead of `keep`; matrices that are not named stay dense. Where several are
+            decomposed together (`auto` and others), name them as the plan's rows do, with one size.
         method: A row of `METHODS`.
         allocation: A row of `ALLOCATIONS`, instead of the method's own.
         targets: Glob patterns of the matrices to compress; None means all but embeddings and heads.
@@ -123,8 +124,14 @@ def compress(
         raise ValueError(f"batches: none; {method!r} looks at {', '.join(row.metric.wanted)}: give some")
     if not held and allocation in COMPARING and keep not in (None, 1):
         seen, held = _set_aside(seen, allocation)
+    if row.inputs == "anchored" and allocation in COMPARING:
+        raise ValueError(
+            f"allocation: {allocation!r} compares layers that are fitted to dense inputs, which {method!r} does not "
+            f"build; give another, such as {row.allocation!r}"
+        )
     data = Data(seen, loss, gradient_loss, forward, gradient_batches, progress)
     pieces = row.unit(model, found, settings, row.metric)
+    given_sizes(pieces, ranks or {})  # refused before anything is learned
     store: Store = {} if work is None else FolderStore(work, _job(model, method, pieces, settings, data))
     tokens = learn(model, pieces, row.metric.wanted, data, store)
     notes = _notes(pieces, tokens) if row.metric.wanted else ()
@@ -175,12 +182,13 @@ def _notes(pieces: list[Piece], tokens: Mapping[str, int]) -> tuple[str, ...]:
 
 def _job(model: nn.Module, method: str, pieces: list[Piece], settings: Settings, data: Data) -> dict[str, Any]:
     """What learned tensors depend on, as JSON."""
-    numbers = {name: getattr(settings, name) for name in ("shrink", "shrink_outputs", "floor", "multiple")}
+    known = {name: settings.options[name] for name in METHODS[method].options}
     return {
         "method": method,
         "matrices": {piece.label: list(piece.shape) for piece in pieces},
         "weights": [_checksum(tensor) for tensor in (*model.parameters(), *model.buffers())],
-        "settings": {**numbers, "options": {name: str(value) for name, value in settings.options.items()}},
+        "shrink": [settings.shrink, settings.shrink_outputs],
+        "options": {name: str(value) for name, value in known.items()},
         "batches": [_digest(data.batches), data.gradient_batches],
         "calls": [_name(each) for each in (data.loss, data.gradient_loss, data.forward)],
     }

@@ -6,18 +6,19 @@ from typing import Any
 
 from torch import nn
 
+from eckart.compression.allocations.candidates import Chosen
 from eckart.compression.allocations.choosing import chosen_sizes, given_sizes
 from eckart.compression.allocations.menus import standing_bytes
 from eckart.compression.allocations.named import ALLOCATIONS
 from eckart.compression.allocations.rules import Sizes, total_bytes
 from eckart.compression.allocations.trying import layers_of
+from eckart.compression.beside_codes import advice, beside_codes, relative_error
 from eckart.compression.compressed import Compressed, measured_errors, put
 from eckart.compression.fitting.anchoring import anchored
 from eckart.compression.fitting.learning import Data
 from eckart.compression.fitting.storing import Store
 from eckart.compression.methods import METHODS
 from eckart.compression.pieces.piece import Piece
-from eckart.compression.quantised import advice, beside_codes, relative_error
 from eckart.compression.rows import Row, plan_row, table
 from eckart.compression.settings import Settings
 
@@ -80,6 +81,11 @@ class Plan:
         return replace(self, keep=keep, sizes=sizes)
 
     @property
+    def losses(self) -> Mapping[str, float]:
+        """Name of a candidate allocation → the held-out loss that its sizes gave; empty where none were compared."""
+        return self.sizes.losses if isinstance(self.sizes, Chosen) else {}
+
+    @property
     def dense_bytes(self) -> int:
         """Bytes of the selected matrices as they are."""
         return sum(piece.dense_bytes for piece in self.pieces)
@@ -111,8 +117,9 @@ class Plan:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The notes, and where plain quantisation wins."""
-        return (*self.notes, *advice(self.beside_codes()))
+        """The notes, which of several allocations was taken, and where plain quantisation wins."""
+        chosen = [str(self.sizes)] if isinstance(self.sizes, Chosen) else []
+        return (*self.notes, *chosen, *advice(self.beside_codes()))
 
     def rows(self) -> list[Row]:
         """One row for each piece: its form, size, bytes and predicted error."""
@@ -159,12 +166,20 @@ class Plan:
         layers = self.layers()
         errors = measured_errors(self.model, self.pieces, layers, self.data, self.held_out)
         put(self.model, layers)
-        if layers:  # the model is not the dense one any more, so nothing else can be built
-            for piece in self.pieces:
-                piece.forget()
+        if layers:
+            self._forget()
         return Compressed(self.model, self, errors)
 
+    def _forget(self) -> None:
+        """The model is not the dense one any more, so nothing else can be built."""
+        for piece in self.pieces:
+            piece.forget()
+        if isinstance(self.store, dict):
+            self.store.clear()
+
     def _check_dense(self) -> None:
+        if any(piece.forgotten for piece in self.pieces):
+            raise RuntimeError("plan: one of this calibration was applied; compress a fresh copy of the dense model")
         modules = dict(self.model.named_modules(remove_duplicate=False))
         for piece in self.pieces:
             for name, matrix in piece.members.items():

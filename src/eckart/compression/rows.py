@@ -6,6 +6,7 @@ Paper: none.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eckart.compression.allocations.rules import total_bytes
 from eckart.compression.pieces.piece import Piece
 from eckart.compression.pieces.rounding import ROUNDING, rounded_error
 from eckart.linalg import effective_rank, stable_rank
@@ -17,11 +18,11 @@ def plan_row(piece: Piece, size: int, tokens: Mapping[str, int]) -> Row:
     """What a plan says of a piece.
 
     Returns:
-        name, matrices, form ("dense" at full size), size and full, bytes and dense_bytes, predicted_error (relative, in
-        the metric, on the calibration), int8_error and int4_error (what plain codes would lose in the same metric;
-        None where its error is not of outputs), stable_rank and effective_rank of the matrix in the metric, tokens.
+        name, matrices, form ("dense" at full size), size and full, bytes, dense_bytes and kept, predicted_error
+        (relative, in the metric, on the calibration), int8_error and int4_error (what plain codes would lose in the
+        same metric; None where its error is not of outputs), stable_rank and effective_rank in the metric, tokens.
     """
-    spectrum = piece.spectrum
+    spectrum, taken = piece.spectrum, total_bytes([piece], {piece.label: size})
     known = len(spectrum) > 0 and bool(spectrum[0] > 0)
     return {
         "name": piece.label,
@@ -29,8 +30,9 @@ def plan_row(piece: Piece, size: int, tokens: Mapping[str, int]) -> Row:
         "form": "dense" if size == piece.full else piece.form,
         "size": size,
         "full": piece.full,
-        "bytes": piece.bytes(size),
+        "bytes": taken,
         "dense_bytes": piece.dense_bytes,
+        "kept": taken / piece.dense_bytes,
         "predicted_error": piece.error(size),
         "int8_error": rounded_error([piece], 8) if ROUNDING in piece.learned else None,
         "int4_error": rounded_error([piece], 4) if ROUNDING in piece.learned else None,
@@ -50,7 +52,7 @@ def table(title: str, rows: Sequence[Row], notes: Sequence[str], *, longest: int
     for row in rows[:longest]:
         line = (
             f"{row['name']:{width}}  {row['form']:>10} {row['size']:>5}/{row['full']:<5} "
-            f"{row['bytes'] / row['dense_bytes']:>6.2f} {row['predicted_error']:>9.4f}"
+            f"{row['kept']:>6.2f} {row['predicted_error']:>9.4f}"
         )
         error = row.get("measured_error")
         lines.append(line + ("" if not measured else f" {'-' if error is None else format(error, '.4f'):>9}"))

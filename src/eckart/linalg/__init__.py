@@ -7,7 +7,7 @@ errors are float64; statistics of a spectrum have its dtype, but at least float3
 """
 
 from eckart.linalg._check import working_dtype
-from eckart.linalg._gram import add_gram, mirror
+from eckart.linalg._gram import add_gram, symmetrize
 from eckart.linalg.allocation import allocate, rank_cost
 from eckart.linalg.angles import overlap, principal_angles
 from eckart.linalg.approximation import (
@@ -82,7 +82,6 @@ __all__ = [
     "map_side_by_side",
     "marchenko_pastur_edge",
     "marchenko_pastur_median",
-    "mirror",
     "nuclear_norm",
     "nuclear_ratio",
     "nuclear_ratio_bounds",
@@ -124,6 +123,7 @@ __all__ = [
     "spectral_start",
     "stable_rank",
     "stochastic_round",
+    "symmetrize",
     "to_minifloat",
     "top_singular_values",
     "truncated_svd",

@@ -60,7 +60,7 @@ def add_gram(
 ) -> None:
     """Add the lower triangle of rowsᵀ rows to G, in place and in blocks; what lies above is not all filled in.
 
-    Cost: little more than s N n² flops, half of what the whole product takes; `mirror` copies the rest at the end.
+    Cost: little more than s N n² flops, half of what the whole product takes; `symmetrize` copies the rest at the end.
 
     Args:
         G: (s, n, n), changed in place.
@@ -69,12 +69,12 @@ def add_gram(
     Example:
         >>> G, rows = torch.zeros(1, 2, 2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
         >>> add_gram(G, rows)
-        >>> mirror(G)
+        >>> symmetrize(G)
         tensor([[[10., 14.],
                  [14., 20.]]])
     """
     n = rows.shape[-1]
-    width = -(-n // max(1, min(6, n // BLOCK)))
+    width = max(1, -(-n // max(1, min(6, n // BLOCK))))
     for left in range(0, n, width):
         right = min(left + width, n)
         G[:, left:right, :right].baddbmm_(rows[..., left:right].mT, rows[..., :right])
@@ -93,7 +93,7 @@ def triangle(
     return stacked[:n]
 
 
-def mirror(
+def symmetrize(
     G: Tensor,  # (..., n, n)
 ) -> Tensor:  # (..., n, n)
     """G itself, its lower triangle copied over the upper one.
@@ -102,7 +102,7 @@ def mirror(
         G: Square, changed in place.
 
     Example:
-        >>> mirror(torch.tensor([[1.0, 9.0], [2.0, 3.0]]))
+        >>> symmetrize(torch.tensor([[1.0, 9.0], [2.0, 3.0]]))
         tensor([[1., 2.],
                 [2., 3.]])
     """

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eckart.linalg._check import seeded, working_dtype
-from eckart.linalg._gram import gram, in_range, mirror, tall
+from eckart.linalg._gram import gram, in_range, symmetrize, tall
 
 FIRST = 4  # blocks before the first look at the values: earlier none has settled
 VERY_TALL = 8  # times as long as wide: one Gram matrix is cheaper than passes over W
@@ -83,7 +83,7 @@ def _square(X: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:  # (b,
     """Q ↦ Q XᵀX in `dtype`, with no float64 copy of a whole X (m, n) of another dtype."""
     m, n = X.shape
     if m >= VERY_TALL * n:
-        A = mirror(gram(X, dtype))
+        A = symmetrize(gram(X, dtype))
         return lambda Q: Q @ A
     if dtype == torch.float32:
         X = X.to(dtype)

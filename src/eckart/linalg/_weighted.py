@@ -1,4 +1,4 @@
-"""The two solvers behind `weighted_approximation`, in float64: one metric (inverse-free), or both."""
+"""The two solvers behind `weighted_svd`, in float64: one metric (inverse-free), or both. Each gives B, A and σ²."""
 
 import torch
 from torch import Tensor

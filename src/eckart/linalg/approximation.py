@@ -12,7 +12,8 @@ The least error² is Σ_{i>r} σ_i²(G^{1/2} W C^{1/2}), and it is met without i
 of W. If C sees fewer than r directions, the ranks left over approximate W itself.
 A is nested in r: rows 1…s of A and columns 1…s of B are the answer for rank s, so one call serves every budget.
 
-Cost: with k = min(m, n): one QR of W if it is tall, products with C, and one k×k `eigh` (two with both), in float64.
+Cost: with k = min(m, n): one QR of W if it is tall, products with C, one k×k `eigh`, and with both metrics a root
+of the smaller one, in float64.
 Working with squares, errors below 1e-8·‖G^{1/2}‖‖W‖‖C^{1/2}‖ are rounding; entries of C in float64 carry no more.
 
 Paper: SVD-LLM (arXiv 2403.07378) whitens with a Cholesky factor of C and inverts it; Swift-SVD and AA-SVD have the
@@ -90,7 +91,8 @@ def weighted_svd(
 
     Returns:
         B (..., m, r); the r largest singular values (..., r) of G^{1/2} W C^{1/2}, descending, in float64, of which
-        those below 1e-8 of the first are rounding; A (..., r, n).
+        those below 1e-8 of the first are rounding; A (..., r, n). In a metric that is all zero the values are zero,
+        though B and A are those of the identity.
 
     Raises:
         ValueError: As `weighted_approximation`.
@@ -115,6 +117,9 @@ def weighted_svd(
         length = B.norm(dim=-2, keepdim=True)
         length = torch.where(length > 0, length, 1.0)
         B, A = B / length, A * length.mT
+    for metric in (C, G):
+        if metric is not None:
+            squares = torch.where((metric == 0).all(-1).all(-1, keepdim=True), 0.0, squares)
     return B.to(W.dtype), squares.sqrt(), A.to(W.dtype)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.linalg import add_gram, mirror
+from eckart.linalg import add_gram, symmetrize
 from eckart.nn.batches import Padding
 from eckart.nn.blocks import Enough
 from eckart.nn.modes import evaluating
@@ -42,7 +42,7 @@ class _Sums:
 
     def crossed(self) -> Crossed:
         N = max(1, self.count)
-        return Crossed(self.count, mirror(self.C) / N, self.M / N)
+        return Crossed(self.count, symmetrize(self.C) / N, self.M / N)
 
 
 @torch.no_grad()

@@ -105,8 +105,9 @@ def _means(total: Statistics, counts: Tensor, wanted: Collection[str]) -> dict[s
     if "input_norms" in wanted:
         squares = total.squared_norms()
         fields["input_norms"] = (squares / _per_row(counts, squares)).sqrt()
-    if total.scatter is not None:
-        fields["covariance"] = total.scatter.div_(_per_row(counts, total.scatter))
+    scatter = total.scatter
+    if scatter is not None:
+        fields["covariance"] = scatter.div_(_per_row(counts, scatter))
     fields = {name: value if len(counts) > 1 else value[0] for name, value in fields.items()}
     return fields | ({"input_sample": total.rows} if "input_sample" in wanted else {})
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eckart.linalg import add_gram, mirror
+from eckart.linalg import add_gram, symmetrize
 
 _CHUNK = 1 << 24  # numbers converted at a time
 
@@ -62,8 +62,11 @@ class Statistics:
 
     @property
     def scatter(self) -> Tensor | None:  # (stack, n, n)
-        """Σ (x−μ)(x−μ)ᵀ, where that is kept; the running sum itself, so that it costs no memory."""
-        return None if self._lower is None else mirror(self._lower)
+        """Σ (x−μ)(x−μ)ᵀ, where that is kept: the running sum itself, whose upper triangle is filled in at each call."""
+        if self._lower is not None:
+            for each in self._lower:  # one matrix at a time, so that no stack is copied whole
+                symmetrize(each)
+        return self._lower
 
     @torch.no_grad()
     def add(
@@ -131,10 +134,11 @@ class Statistics:
 
     def moments(self) -> Tensor:  # (stack, n, n)
         """Σ x xᵀ."""
-        if self.scatter is None:
+        scatter = self.scatter
+        if scatter is None:
             raise ValueError("moments were not kept")
         mean = (self.sum / _column(self.count, self.sum)).to(self.dtype)
-        return torch.baddbmm(self.scatter, self.sum.to(self.dtype).unsqueeze(-1), mean.unsqueeze(-2))
+        return torch.baddbmm(scatter, self.sum.to(self.dtype).unsqueeze(-1), mean.unsqueeze(-2))
 
     def squared_norms(self) -> Tensor:  # (stack, n)
         """Σ x∘x, read off the scatter where that is kept."""

@@ -70,10 +70,11 @@ def representation_spectrum(
         raise TypeError("batches is a single tensor: put it in a list")
     with evaluating(encoder):
         statistics = _statistics(encoder, batches)
-    if statistics is None or statistics.scatter is None:
+    scatter = None if statistics is None else statistics.scatter
+    if statistics is None or scatter is None:
         raise ValueError("batches is empty: give at least one batch (an iterator that was read once stays empty)")
     count = int(statistics.count)
-    variances = linalg.psd_eigenvalues(statistics.scatter[0] / count)
+    variances = linalg.psd_eigenvalues(scatter[0] / count)
     spread = variances.sqrt()
     return RepresentationSpectrum(
         variances.cpu(), float(linalg.effective_rank(spread)), float(linalg.stable_rank(spread)), count

@@ -9,7 +9,7 @@ COMPRESSION_COLUMNS: dict[str, Column] = {key: COLUMNS[key] for key in ("name", 
         "",
         "dense · factors · pivoted · …",
         "What stands in the matrix's place: itself (dense), a product of two factors, or another layer.",
-        "Pivoted factors hold the same product in r(m + n − r) numbers instead of r(m + n), so they pay at any rank.",
+        "Pivoted factors hold the same product in r(m + n − r) numbers instead of r(m + n): never more than dense.",
     ),
     "size": Column(
         "Rank",

@@ -8,6 +8,7 @@ from eckart.nn import locate
 
 from .chart import Line, chart
 from .compression_columns import COMPRESSION_COLUMNS
+from .compression_totals import totals
 from .page import last_part
 from .payload import glossary, layout, tabular
 from .sizes import in_bytes, rounded
@@ -59,10 +60,9 @@ def compression(
     if not rows:
         raise ValueError("rows: empty, so there is nothing to show; give plan.rows()")
     known = dict.fromkeys(SHOWN) | dict(summary or {})
-    shown = [row | {"kept": row["bytes"] / row["dense_bytes"]} for row in rows]
-    keys = [key for key in COMPRESSION_COLUMNS if any(key in row for row in shown)]
+    keys = [key for key in COMPRESSION_COLUMNS if any(key in row for row in rows)]
     words = glossary(keys, COMPRESSION_COLUMNS)
-    section = {"of": "compression", "title": "Matrices", "map": _places(rows), "spectra": []} | tabular(shown, keys)
+    section = {"of": "compression", "title": "Matrices", "map": _places(rows), "spectra": []} | tabular(rows, keys)
     data = {"sections": [section], "columns": described(words), "budgets": [], "ranked": ""}
     name = str(known.get("model") or "compressed model")
     return write_page(
@@ -73,7 +73,7 @@ def compression(
         force=force,
         kicker="compression",
         title=title or last_part(name),
-        totals=_totals(shown, known),
+        totals=_totals(rows, known),
         known=known,
         charts=charts(curve),
         curve=curve,
@@ -117,17 +117,15 @@ def _places(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _totals(rows: Sequence[Row], known: Mapping[str, Any]) -> list[tuple[str, str]]:
-    whole = sum(row["dense_bytes"] for row in rows)
-    kept = sum(row["bytes"] for row in rows) / whole if whole else 1.0
-    dense = sum(row["form"] == "dense" for row in rows)
-    totals = [(f"{kept:.1%}", "of the selected matrices' bytes kept")]
+    whole = totals(rows)
+    told = [(f"{whole.kept:.1%}", "of the selected matrices' bytes kept")]
     if known.get("kept_of_model") is not None:
-        totals.append((f"{known['kept_of_model']:.1%}", "of the whole model's bytes"))
+        told.append((f"{known['kept_of_model']:.1%}", "of the whole model's bytes"))
     for key, written, label in (("bytes", in_bytes, "size"), ("parameters", rounded, "parameters")):
         if known.get(key) is not None:
             before = known.get(f"dense_{key}")
-            totals.append((written(known[key]), label + (f", dense {written(before)}" if before else "")))
-    return [*totals, (f"{len(rows) - dense} of {len(rows)}", "compressed; the others stay dense")]
+            told.append((written(known[key]), label + (f", dense {written(before)}" if before else "")))
+    return [*told, (f"{whole.compressed} of {whole.matrices}", "matrices compressed; the others stay dense")]
 
 
 def _facts(known: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from eckart.nn import locate
 
+from .compression_totals import totals
 from .sizes import in_bytes, rounded
 from .table import WIDE, cell
 
@@ -50,15 +51,12 @@ def sentences(rows: Sequence[Row], known: Mapping[str, Any]) -> list[str]:
         >>> speed = {"phase": "prefill", "dense": 90, "compressed": 99, "ratio": 1.1}
         >>> for sentence in sentences(rows, {"method": "svd", "speeds": [speed]}):
         ...     print(sentence)
-        svd: 1 of 1 compressed, 75.0 % of their bytes kept.
+        svd: 1 of 1 matrices compressed, 75.0 % of their bytes kept.
         Prefill: 99 tokens per second, dense 90, 1.10 ×.
     """
-    whole = sum(row["dense_bytes"] for row in rows)
-    smaller = sum(row["form"] != "dense" for row in rows)
-    kept = sum(row["bytes"] for row in rows) / whole if whole else 1.0
-    first = (
-        f"{known.get('method', 'plan')}: {smaller} of {len(rows)} compressed, {100 * kept:.1f} % of their bytes kept"
-    )
+    whole = totals(rows)
+    count = f"{whole.compressed} of {whole.matrices} matrices compressed"
+    first = f"{known.get('method', 'plan')}: {count}, {100 * whole.kept:.1f} % of their bytes kept"
     if known.get("kept_of_model") is not None:
         first += f", {100 * known['kept_of_model']:.1f} % of the model's"
     found = [first + "."]
@@ -92,7 +90,7 @@ def _table(rows: Sequence[Row], every: bool, wide: bool) -> Table:
     measured = any(row.get("measured_error") is not None for row in rows)
     hidden = "measured_error" if not measured else None if wide else "predicted_error"
     keys = [key for key in HEADS if key != hidden]
-    table = Table(title="what becomes of each matrix; errors of its outputs, relative", title_justify="left")
+    table = Table(title="what becomes of each matrix; relative errors in the method's metric", title_justify="left")
     table.add_column("matrix", no_wrap=not every, overflow="fold")
     table.add_column("form")
     for head in (*(("dense",) if wide else ()), *(HEADS[key] for key in keys)):
@@ -100,8 +98,7 @@ def _table(rows: Sequence[Row], every: bool, wide: bool) -> Table:
     for label, group in _groups(rows, every).items():
         forms = dict.fromkeys(row["form"] for row in group if row["form"] != "dense")
         dense = [str(sum(row["form"] == "dense" for row in group) or "–")] if wide else []
-        shown = [row | {"kept": row["bytes"] / row["dense_bytes"]} for row in group]
-        cells = (_cell(key, [row.get(key) for row in shown]) for key in keys)
+        cells = (_cell(key, [row.get(key) for row in group]) for key in keys)
         table.add_row(label, ", ".join(forms) or "dense", *dense, *cells)
     return table
 

@@ -5,7 +5,7 @@ Numbers are rounded to 5 significant digits; spectra of more than 512 values are
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .column import Column
@@ -53,7 +53,7 @@ def sections(profile: "Profile") -> list[dict[str, Any]]:
     return found
 
 
-def tabular(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, Any]:
+def tabular(rows: Sequence[dict[str, Any]], keys: list[str]) -> dict[str, Any]:
     """Rows as the page's table takes them: `columns`, and `rows` of values in their order."""
     return {"columns": keys, "rows": [[plain(row.get(key)) for key in keys] for row in rows]}
 

@@ -51,6 +51,12 @@ class Chosen(dict[str, int]):
         """
         return min(self.losses, key=lambda name: _comparable(self.losses[name]))
 
+    def __str__(self) -> str:
+        return (
+            f"sizes by {self.best!r}, held-out loss {self.losses[self.best]:.4f}: the best of {len(self.losses)} "
+            f"allocations, of which the last gives {max(self.losses.values()):.4f}"
+        )
+
 
 def candidates(
     pieces: Sequence[Piece],

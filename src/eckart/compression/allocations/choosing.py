@@ -43,23 +43,25 @@ def chosen_sizes(
 
 
 def given_sizes(pieces: Sequence[Piece], ranks: Mapping[str, int]) -> Sizes:
-    """The sizes of pieces by the names of their matrices; what is not named stays dense.
+    """The sizes of pieces by their labels; what is not named stays dense.
 
     Raises:
-        ValueError: A name is none of the pieces', two matrices of a piece are given different sizes, or a size is out
-            of its range.
+        ValueError: A name is none of the pieces', or that of one matrix of several in a piece, or a size is out of its
+            range.
     """
     holder = {name: piece for piece in pieces for name in (piece.label, *piece.names)}
     sizes = {piece.label: piece.full for piece in pieces}
-    said: dict[str, int] = {}
     for name, rank in ranks.items():
         if name not in holder:
             raise ValueError(f"ranks: {name!r} is not among the selected matrices; closest: {closest(name, holder)}")
         piece = holder[name]
         if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= piece.full:
             raise ValueError(f"ranks: {rank!r} for {name}; give an integer from 0 to {piece.full} (dense)")
-        if said.setdefault(piece.label, rank) != rank:
-            raise ValueError(f"ranks: {piece.label} are decomposed together; give them one size")
+        if name != piece.label:
+            raise ValueError(
+                f"ranks: {name} is decomposed together with others, and their size counts {piece.form}; give "
+                f"{piece.label!r} one size, or choose a method that gives each matrix a rank, such as 'two-sided'"
+            )
         sizes[piece.label] = rank
     return sizes
 

@@ -7,15 +7,15 @@ v; o; gate and up; down) follow one another: the moments C = X̂X̂ᵀ/N and M =
 compressed. Fitted at once, each would make up for the same loss, and all together for several times that. The model
 itself is not touched. What lies outside the blocks, or cannot be moved to other inputs, is built as it was learned.
 
-Cost: about five passes over the batches, one decomposition for each matrix.
+Cost: two passes over the batches and two partial ones for each stage, one decomposition for each matrix.
 Paper: AA-SVD's objective (anchored inputs, dense outputs); it then refines each block by gradient steps, we do not.
 """
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -23,8 +23,7 @@ from eckart.compression.allocations.trying import layers_of
 from eckart.compression.fitting.learning import Data, masks
 from eckart.compression.fitting.storing import Store
 from eckart.compression.pieces.matrix_piece import MatrixPiece
-from eckart.compression.pieces.piece import Piece
-from eckart.linalg import map_side_by_side
+from eckart.compression.pieces.piece import Piece, of_each
 from eckart.nn import replace
 from eckart.nn.batches import Padding
 from eckart.nn.blocks import Chain, find_chain
@@ -86,17 +85,29 @@ class _Both:
     def observe(self, index: int, twin: nn.Module, names: Sequence[str]) -> dict[str, Crossed]:
         """The moments of some layers of a block."""
 
-        def run(number: int, hidden: Sequence[Tensor]) -> Callable[[nn.Module], Any]:
-            return lambda block: self.chain.run(index, number, hidden[number], block)
-
-        runs = ((run(i, self.dense), run(i, self.changed), padding) for i, padding in enumerate(self.paddings))
+        runs = (
+            (partial(self._run, index, i, self.dense[i]), partial(self._run, index, i, self.changed[i]), padding)
+            for i, padding in enumerate(self.paddings)
+        )
         return observe_crossed(self.chain.block(index), twin, names, runs)
 
     def order(self, index: int, names: Sequence[str]) -> list[list[str]]:
-        """The layers of a block as they are called, those that read the same together."""
-        if not names:
-            return []
-        return call_order(self.chain.block(index), names, lambda block: self.chain.run(index, 0, self.dense[0], block))
+        """The layers of a block as they are called, those that read the same together; what no batch calls is left out.
+
+        Batches are run until all are found: an expert may be idle in some.
+        """
+        stages: list[list[str]] = []
+        missing = list(names)
+        for number, hidden in enumerate(self.dense):
+            if not missing:
+                break
+            run = partial(self._run, index, number, hidden)
+            stages += call_order(self.chain.block(index), missing, run)
+            missing = [name for name in missing if not any(name in stage for stage in stages)]
+        return stages
+
+    def _run(self, index: int, number: int, hidden: Tensor, block: nn.Module) -> Tensor:
+        return self.chain.run(index, number, hidden, block)
 
     def step(self, index: int, twin: nn.Module) -> None:
         """Both go on through a block."""
@@ -136,7 +147,10 @@ def _fitted(
     if missing:
         seen = both.observe(index, twin, missing)
         reached = [name for name in missing if name in seen]
-        pairs = map_side_by_side(lambda name: moved[name].refit(seen[name], sizes[moved[name].label]), reached)
+        fitted = {piece.label: name for name, piece in moved.items()}
+        pairs = of_each(
+            lambda piece: piece.refit(seen[fitted[piece.label]], sizes[piece.label]), [moved[name] for name in reached]
+        )
         for name, pair in zip(reached, pairs, strict=True):
             store[keys[name]] = pair
     layers: dict[str, nn.Module] = {}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from eckart.compression.fitting.storing import Store
 from eckart.compression.pieces.piece import Piece, of_each
-from eckart.compression.pieces.rounding import ROUNDING, rounding_energy
+from eckart.compression.pieces.rounding import ROUNDING, rounding_energies
 from eckart.nn import Matrix, Observation, Progress, observe
 from eckart.nn.blocks import Chain, find_chain
 
@@ -106,7 +106,7 @@ def _teach(pieces: Sequence[Piece], seen: dict[str, Observation], store: Store) 
     def teach(piece: Piece) -> None:
         piece.learn(seen)
         if piece.of_outputs:
-            piece.learned[ROUNDING] = rounding_energy(piece, seen)
+            piece.learned[ROUNDING] = rounding_energies(piece, seen)
 
     for _ in of_each(teach, pieces):
         pass

@@ -30,7 +30,6 @@ class QueryKeyPiece(HeadsPiece):
     """
 
     form = "keys"
-    of_outputs = False
 
     def widths(self) -> tuple[int, int]:
         return self.first.shape[0], self.second.shape[0]
@@ -39,6 +38,11 @@ class QueryKeyPiece(HeadsPiece):
     def shape(self) -> tuple[int, int]:
         """The numbers that one dimension takes, and the dimensions."""
         return self.group * self.first.shape[1] + self.second.shape[1], self.second.shape[0]
+
+    @property
+    def of_outputs(self) -> bool:
+        """Its error is of scores."""
+        return False
 
     @property
     def step(self) -> int:

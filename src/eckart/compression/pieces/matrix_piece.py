@@ -3,7 +3,7 @@
     W ≈ B A + R,    B A = best rank-r approximation of W − R in the metric,    R = 0 or a quantised W
 
 B (m, k), A (k, n), k = min(m, n), are nested: their first r columns and rows are the answer at rank r, so what is
-learned once serves every budget. Cost: one `linalg.weighted_approximation`.
+learned once serves every budget. Cost: one `linalg.weighted_svd`.
 Paper: SVD-LLM (arXiv 2403.07378) for R = 0; LQER and QERA (arXiv 2402.02446, 2410.06040) for a quantised R.
 """
 

@@ -48,6 +48,11 @@ class MlpPiece(Piece):
             raise ValueError(f"inner: {shapes} are no MLP: what the last reads is what the others write")
 
     @property
+    def of_outputs(self) -> bool:
+        """Only with output gradients do errors of outputs of several kinds add up."""
+        return "output_gradient_covariance" in self.metric.wanted
+
+    @property
     def shape(self) -> tuple[int, int]:
         """The numbers that one neuron takes, and the neurons."""
         return self.down.shape[0] + sum(matrix.shape[1] for matrix in self.inner), self.down.shape[1]

@@ -16,6 +16,7 @@ from eckart.compression.settings import Settings
 from eckart.linalg import map_side_by_side, working_dtype
 from eckart.nn import Matrix, Observation
 
+P = TypeVar("P", bound="Piece")
 T = TypeVar("T")
 
 
@@ -33,11 +34,11 @@ class Piece(ABC):
 
     form: str  # what the report calls it once compressed: "factors", "pivoted", ...
     smallest = 1  # the least size that an allocation gives
-    of_outputs = True  # whether its error is of what its matrices give, and not of something made of that
 
     def __init__(self, members: Sequence[Matrix], settings: Settings, metric: Metric) -> None:
         self.members = {matrix.name: matrix for matrix in members}
         self.settings, self.metric = settings, metric
+        self.forgotten = False
         self.learned: dict[str, Tensor] = {}  # all that `learn` found, as flat tensors: what is kept for resuming
 
     @property
@@ -80,6 +81,11 @@ class Piece(ABC):
         """‖W‖² in the metric: the squared error where nothing is left."""
         return float(self.spectrum.double().square().sum())
 
+    @property
+    def of_outputs(self) -> bool:
+        """Whether its error is the sum of those of its matrices' outputs, and so comparable with plain rounding's."""
+        return True
+
     @abstractmethod
     def learn(self, seen: Mapping[str, Observation]) -> None:
         """Find the decomposition of every size from the matrices' statistics (empty for a method that needs none)."""
@@ -90,8 +96,8 @@ class Piece(ABC):
 
     def error(self, size: int) -> float:
         """The relative error ‖W − W'‖ / ‖W‖ in the metric, at a size, as the calibration has it."""
-        lost = float(self.spectrum[size:].double().square().sum())
-        return (lost / self.energy) ** 0.5 if self.energy and size < self.full else 0.0
+        whole, lost = self.energy, float(self.spectrum[size:].double().square().sum())
+        return (lost / whole) ** 0.5 if whole and size < self.full else 0.0
 
     @abstractmethod
     def build(self, size: int) -> dict[str, nn.Module]:
@@ -99,6 +105,7 @@ class Piece(ABC):
 
     def forget(self) -> None:
         """Drop what only `build` needs; sizes, bytes and errors stay known."""
+        self.forgotten = True
         self.learned = {name: tensor for name, tensor in self.learned.items() if tensor.ndim < 2}
 
     def observed(self, matrix: Matrix, seen: Mapping[str, Observation]) -> Observation:
@@ -110,7 +117,7 @@ class Piece(ABC):
         return self.metric.pair(self.observed(matrix, seen), self.settings)
 
 
-def of_each(function: Callable[[Piece], T], pieces: Sequence[Piece]) -> Iterator[T]:
+def of_each(function: Callable[[P], T], pieces: Sequence[P]) -> Iterator[T]:
     """function(piece) of each piece, in order; on CPUs several at a time."""
     on_cpu = all(matrix.weight().device.type == "cpu" for piece in pieces for matrix in piece.members.values())
     return map_side_by_side(function, pieces, workers=None if on_cpu else 1)

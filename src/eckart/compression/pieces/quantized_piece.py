@@ -4,7 +4,7 @@
 
 Q(W) is the same at every rank and B (m, k), A (k, n) are nested, so what is learned once serves every budget; rank 0
 is plain quantisation. Bytes: codes of mn·bits/8, a number for each `block` entries, and r(m+n) numbers; dense (`full`)
-holds no codes. Cost: one rounding and one `linalg.weighted_approximation`.
+holds no codes. Cost: one rounding and one `linalg.weighted_svd`.
 Paper: LQER (arXiv 2402.02446) scales E by the inputs' mean sizes, QERA (2410.06040) by C^½; here the metric does.
 """
 

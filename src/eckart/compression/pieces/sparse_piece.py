@@ -81,6 +81,10 @@ class SparsePiece(Piece):
         share = self.low_rank_share / (1 - self.low_rank_share)
         return min(int(share * self._sparse_bytes(size) / ((m + n) * self.itemsize)), m, n)
 
+    def forget(self) -> None:
+        super().forget()
+        self._last = None
+
     def bytes(self, size: int) -> int:
         if size == self.full:
             return self.dense_bytes

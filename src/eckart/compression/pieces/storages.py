@@ -5,8 +5,9 @@
 | factors | r(m+n) | `FactoredLinear`, `FactoredConv` |
 | pivoted | r(m+n−r), and m int32 of the gather | `PivotedLinear`, `PivotedConv` (PIFA, arXiv 2501.19090) |
 
-"factors" cost more than the dense matrix from r = mn/(m+n) on; "pivoted" never do, and hold the same product.
-Paper: PIFA pivots by QR of the product, we by LU of an orthonormal basis (see `linalg.pivot_factors`).
+"factors" cost more than the dense matrix from r = mn/(m+n) on; "pivoted" holds the same product in no more numbers
+than dense, beside the indices.
+Paper: PIFA pivots by QR of the product, we by LU of B (see `linalg.pivot_factors`).
 """
 
 from torch import Tensor, nn

@@ -34,6 +34,11 @@ class ValueOutputPiece(HeadsPiece):
         return self.second.shape[1], self.first.shape[0]
 
     @property
+    def of_outputs(self) -> bool:
+        """Only with output gradients do errors of outputs of several kinds add up."""
+        return "output_gradient_covariance" in self.metric.wanted
+
+    @property
     def shape(self) -> tuple[int, int]:
         """The numbers that one dimension takes, and the dimensions."""
         return self.first.shape[1] + self.group * self.second.shape[0], self.first.shape[0]

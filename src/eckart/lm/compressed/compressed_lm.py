@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.lm.quantizer  # noqa: F401  (transformers learns to write compressed models)
 from eckart.compression import Compressed, Plan
+from eckart.compression.files.originals import is_compressed_model
 from eckart.lm.compressed.calibration import Calibration
 from eckart.lm.compressed.recovery import Recovery
 from eckart.lm.judging.evaluation import Evaluation
@@ -88,7 +89,8 @@ class CompressedLM:
         ]
         lines += [] if self.recovery is None else [str(self.recovery)]
         lines += [] if self.speeds is None else [str(self.speeds)]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes if note not in self.plan.remarks)])
+        shown = self.plan.remarks
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes if note not in shown)])
 
     def measure_speed(self, *, int8: bool = False, progress: Progress | None = None, **options: Any) -> Bench:
         """Measure tokens per second beside the dense form, and keep that for the summary.
@@ -98,7 +100,7 @@ class CompressedLM:
             progress: Called as progress(done, total, label).
             options: As `bench` takes them.
         """
-        models = dense_and(self.model)
+        models = dense_and(self.model) if is_compressed_model(self.model) else {DENSE: self.model}
         if int8:
             models[INT8] = quantized(models[DENSE])
         self.speeds = bench(models, progress=progress, **options)
@@ -113,7 +115,7 @@ class CompressedLM:
             "model": self.name,
             "method": self.plan.method,
             "allocation": self.plan.allocation,
-            "candidates": dict(getattr(self.plan.sizes, "losses", {})),
+            "candidates": dict(self.plan.losses),
             "keep": self.plan.keep,
             "kept": self.plan.bytes / self.plan.dense_bytes,
             "kept_of_model": size / self.dense_size[1],

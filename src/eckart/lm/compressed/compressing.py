@@ -105,6 +105,8 @@ def compress(
         (7, True)
     """
     _check(labels, recover, recovery, dry_run)
+    if int8 and (dry_run or not evaluate):
+        raise ValueError("int8: it is evaluated beside the compressed model; give evaluate=, and no dry_run")
     began = time.perf_counter()
     given = _given(model, tokenizer, dtype, progress)
     data = calibration_data(

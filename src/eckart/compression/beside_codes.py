@@ -5,30 +5,31 @@ Paper: none; that 8 bits lose less than a low rank of the same bytes is what rer
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from eckart.compression.allocations.rules import total_bytes
 from eckart.compression.pieces.piece import Piece
-from eckart.compression.pieces.rounding import LEVELS, ROUNDING, rounded_bytes, rounded_error
-
-Row = dict[str, Any]
+from eckart.compression.pieces.rounding import BITS, ROUNDING, rounded_bytes, rounded_error
+from eckart.compression.rows import Row
 
 
 def beside_codes(pieces: Sequence[Piece], sizes: Mapping[str, int]) -> list[Row]:
-    """The plan's sizes and plain codes, over the pieces whose errors are those of outputs.
+    """The plan's sizes and plain codes.
 
     Returns:
-        One row each of the plan, int8 and int4: name, kept (of the dense bytes), error (relative, predicted). None
-        where there is nothing to compare.
+        One row each of the plan, int8 and int4: name, kept (of the dense bytes), error (relative, predicted). None of
+        them where nothing is compressed, or where errors cannot be compared (`Piece.of_outputs`).
     """
-    told = [piece for piece in pieces if ROUNDING in piece.learned]
-    dense = sum(piece.dense_bytes for piece in told)
-    if not told or not any(sizes[piece.label] < piece.full for piece in told):
+    if not any(sizes[piece.label] < piece.full for piece in pieces):
         return []
-    kept = sum(piece.bytes(sizes[piece.label]) for piece in told) / dense
-    rows: list[Row] = [{"name": "this plan", "kept": kept, "error": relative_error(told, sizes)}]
-    for bits in LEVELS:
-        kept = sum(rounded_bytes(piece, bits) for piece in told) / dense
-        rows.append({"name": f"int{bits}", "kept": kept, "error": rounded_error(told, bits)})
+    if any(ROUNDING not in piece.learned for piece in pieces):
+        return []
+    dense = sum(piece.dense_bytes for piece in pieces)
+    rows: list[Row] = [
+        {"name": "this plan", "kept": total_bytes(pieces, sizes) / dense, "error": relative_error(pieces, sizes)}
+    ]
+    for bits in BITS:
+        kept = sum(rounded_bytes(piece, bits) for piece in pieces) / dense
+        rows.append({"name": f"int{bits}", "kept": kept, "error": rounded_error(pieces, bits)})
     return rows
 
 
@@ -46,7 +47,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
         >>> rows = [{"name": "this plan", "kept": 0.6, "error": 0.2}, {"name": "int8", "kept": 0.53, "error": 0.004}]
         >>> advice(rows)
         ['plain int8 of these matrices keeps 53 % of their bytes, predicted error 0.004 (this plan: 60 %, 0.2): where \
-bytes are all that counts, it wins; products of low rank are what computes less']
+bytes are all that counts, it wins']
     """
     if not rows:
         return []
@@ -57,7 +58,7 @@ bytes are all that counts, it wins; products of low rank are what computes less'
 def _sentence(codes: Row, plan: Row) -> str:
     fewer, better = codes["kept"] <= plan["kept"], codes["error"] < plan["error"]
     verdict = {
-        (True, True): "where bytes are all that counts, it wins; products of low rank are what computes less",
+        (True, True): "where bytes are all that counts, it wins",
         (True, False): "fewer bytes, and a larger error",
         (False, True): "a smaller error, for more bytes",
         (False, False): "this plan wins in both",
