@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from eckart.nn.compressed_layer import CompressedLayer
 from eckart.nn.specs import check_keys, flag, whole
 
 
-class CompressedLinear(nn.Module):
+class CompressedLinear(CompressedLayer):
     """A linear layer that holds its matrix (m, n) in another form; a plain module, as `nn.Linear` is."""
 
-    kind: ClassVar[str]
-    seen_as: ClassVar[str] = "linear"  # what `nn.matrices` takes it for
+    seen_as: ClassVar[str] = "linear"
     sizes: ClassVar[tuple[str, ...]]
     empty: ClassVar[Callable[..., Any]]  # (in_features, out_features, *sizes, bias, dtype, device)
     in_features: int
@@ -40,10 +40,7 @@ class CompressedLinear(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Self:
-        """The empty layer that a `spec` tells of.
-
-        Raises:
-            ValueError: the spec is damaged (the key is named).
+        """See `CompressedLayer`.
 
         Example:
             >>> from eckart.nn import PivotedLinear
@@ -67,7 +64,7 @@ class CompressedLinear(nn.Module):
         return {name: getattr(self, name) for name in self.sizes}
 
     def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
+        """See `CompressedLayer`."""
         sizes = {"in_features": self.in_features, "out_features": self.out_features, **self.own_sizes()}
         return {"kind": self.kind, **sizes, "bias": self.bias is not None}
 

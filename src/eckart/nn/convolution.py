@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eckart.nn.compressed_layer import CompressedLayer
 from eckart.nn.compressed_linear import own, own_bias
 from eckart.nn.specs import check_keys, flag, whole, wrong
 
@@ -26,7 +27,7 @@ _GEOMETRY = ("in_channels", "out_channels", *_PER_DIMENSION, "padding", "padding
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class CompressedConv(nn.Module):
+class CompressedConv(CompressedLayer):
     """A convolution whose matrix is a product of rank r.
 
     Args:
@@ -38,8 +39,7 @@ class CompressedConv(nn.Module):
         TypeError: it is no such convolution.
     """
 
-    kind: ClassVar[str]
-    seen_as: ClassVar[str] = "conv"  # what `nn.matrices` takes it for
+    seen_as: ClassVar[str] = "conv"
     groups = 1
     in_channels: int
     out_channels: int
@@ -77,11 +77,7 @@ class CompressedConv(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Self:
-        """The empty layer that a `spec` tells of.
-
-        Raises:
-            ValueError: the spec is damaged (the key is named).
-        """
+        """See `CompressedLayer`."""
         check_keys(spec, cls.kind, (*_GEOMETRY, "rank", "bias"))
         convolution = _convolution(spec)
         return cls.empty(convolution, whole(spec, "rank"), dtype, device)
@@ -92,7 +88,7 @@ class CompressedConv(nn.Module):
         """The dense product, as `nn.matrices` sees a convolution: (out, in · kernel)."""
 
     def spec(self) -> dict[str, Any]:
-        """All that is needed to make an empty one, in JSON's types."""
+        """See `CompressedLayer`."""
         told = {name: getattr(self, name) for name in _GEOMETRY}
         lists = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
         return {"kind": self.kind, **lists, "rank": self.rank, "bias": self.bias is not None}

@@ -38,8 +38,8 @@ class FactoredConv(CompressedConv):
     Example:
         >>> conv = nn.Conv2d(3, 4, 2, bias=False)
         >>> layer = FactoredConv(conv, torch.ones(4, 1), torch.ones(1, 12))
-        >>> layer(torch.ones(3, 2, 2)).flatten().tolist(), layer.weight_count
-        ([12.0, 12.0, 12.0, 12.0], 16)
+        >>> layer(torch.ones(3, 2, 2)).flatten().tolist(), layer.weight_bytes
+        ([12.0, 12.0, 12.0, 12.0], 64)
     """
 
     kind: ClassVar[str] = "factored_conv"
@@ -90,16 +90,6 @@ class FactoredConv(CompressedConv):
     def weight(self) -> Tensor:  # (m, n)
         return self.B @ self.A
 
-    @property
-    def weight_count(self) -> int:
-        """How many numbers hold the weight: r(m+n)."""
-        return self.B.numel() + self.A.numel()
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight."""
-        return self.B.nbytes + self.A.nbytes
-
     def forward(self, x: Tensor) -> Tensor:  # ([B,] in, L...) -> ([B,] m, L'...)
         """Two convolutions, first with the filters A, then pointwise with B."""
         return self.combined(self.filtered(x, self.A), self.B, self.bias)
@@ -122,8 +112,8 @@ class PivotedConv(CompressedConv):
     Example:
         >>> conv = nn.Conv2d(1, 3, 1, bias=False)
         >>> layer = PivotedConv.from_product(conv, torch.tensor([[1.0], [4.0], [-2.0]]), torch.tensor([[0.5]]))
-        >>> layer(torch.ones(1, 1, 1)).flatten().tolist(), layer.weight_count
-        ([0.5, 2.0, -1.0], 3)
+        >>> layer(torch.ones(1, 1, 1)).flatten().tolist(), layer.weight_bytes
+        ([0.5, 2.0, -1.0], 24)
     """
 
     kind: ClassVar[str] = "pivoted_conv"
@@ -185,16 +175,6 @@ class PivotedConv(CompressedConv):
     @property
     def weight(self) -> Tensor:  # (m, n)
         return torch.cat((self.C, self.P @ self.C)).index_select(0, self.order)
-
-    @property
-    def weight_count(self) -> int:
-        """How many numbers hold the weight: r(m+n−r), besides the m small integers of the gather."""
-        return self.P.numel() + self.C.numel()
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight, those of the gather included."""
-        return self.P.nbytes + self.C.nbytes + self.order.nbytes
 
     def forward(self, x: Tensor) -> Tensor:  # ([B,] in, L...) -> ([B,] m, L'...)
         """Two convolutions, first with the channels C, then pointwise with P, and a gather that puts them in order."""

@@ -28,8 +28,8 @@ class FactoredLinear(CompressedLinear):
 
     Example:
         >>> layer = FactoredLinear(torch.ones(4, 1), torch.tensor([[1.0, 2.0, 3.0]]))
-        >>> layer(torch.ones(3)).tolist(), layer.weight_count
-        ([6.0, 6.0, 6.0, 6.0], 7)
+        >>> layer(torch.ones(3)).tolist(), layer.weight_bytes
+        ([6.0, 6.0, 6.0, 6.0], 28)
     """
 
     kind: ClassVar[str] = "factored"
@@ -95,16 +95,6 @@ class FactoredLinear(CompressedLinear):
     def weight(self) -> Tensor:  # (m, n)
         """The dense product B A."""
         return self.B @ self.A
-
-    @property
-    def weight_count(self) -> int:
-        """How many numbers hold the weight: r(m+n)."""
-        return self.B.numel() + self.A.numel()
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight."""
-        return self.B.nbytes + self.A.nbytes
 
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """Two products, first with A, then with B."""

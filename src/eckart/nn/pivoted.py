@@ -35,8 +35,8 @@ class PivotedLinear(CompressedLinear):
         >>> from eckart.nn import FactoredLinear
         >>> product = FactoredLinear(torch.tensor([[1.0], [4.0], [-2.0]]), torch.tensor([[1.0, 2.0]]))
         >>> layer = PivotedLinear.from_product(product.B, product.A)
-        >>> torch.equal(layer.weight, product.weight), layer.weight_count, product.weight_count
-        (True, 4, 5)
+        >>> torch.equal(layer.weight, product.weight), layer.P.numel() + layer.C.numel(), product.weight_bytes
+        (True, 4, 20)
     """
 
     kind: ClassVar[str] = "pivoted"
@@ -113,16 +113,6 @@ class PivotedLinear(CompressedLinear):
     def weight(self) -> Tensor:  # (m, n)
         """The dense product."""
         return torch.cat((self.C, self.P @ self.C)).index_select(0, self.order)
-
-    @property
-    def weight_count(self) -> int:
-        """How many numbers hold the weight: r(m+n−r), besides the m small integers of the gather."""
-        return self.P.numel() + self.C.numel()
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight, those of the gather included."""
-        return self.P.nbytes + self.C.nbytes + self.order.nbytes
 
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """Two products, first with C, then with P, and a gather that puts the outputs in order."""

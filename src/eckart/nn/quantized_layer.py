@@ -116,11 +116,6 @@ class QuantizedLinear(CompressedLinear):
         """The matrix that the codes stand for."""
         return self._restored(self.scales.dtype)
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight: codes and scales."""
-        return self.codes.nbytes + self.scales.nbytes
-
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """The product with the restored weight, in the dtype of x."""
         return F.linear(x, self._restored(x.dtype), self.bias)

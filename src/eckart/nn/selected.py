@@ -130,16 +130,6 @@ class SelectedLinear(CompressedLinear):
             W = W.new_zeros(len(W), self.in_features).index_copy(1, self.columns.long(), W)
         return W if self.order is None else F.pad(W, (0, 0, 0, 1)).index_select(0, self.order)
 
-    @property
-    def weight_count(self) -> int:
-        """How many numbers hold the weight: m'n', besides the small integers of the positions."""
-        return self.core.numel()
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight, positions included."""
-        return self.core.nbytes + sum(index.nbytes for index in (self.order, self.columns) if index is not None)
-
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """A gather of the inputs, one product, and a gather that puts the outputs in their places."""
         if self.columns is not None:

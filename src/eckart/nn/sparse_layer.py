@@ -115,11 +115,6 @@ class SparseLinear(CompressedLinear):
         flat = self.values.new_zeros(m * n).index_put((rows * n + self.columns.long(),), self.values)
         return flat.view(m, n)
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight: values, columns and starts."""
-        return self.values.nbytes + self.columns.nbytes + self.starts.nbytes
-
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """The product with the matrix, written out."""
         return F.linear(x, self.weight, self.bias)

@@ -94,11 +94,6 @@ class SumLinear(CompressedLinear):
         """The dense sum."""
         return self.first.weight + self.second.weight
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that hold the weight, those of both parts."""
-        return self.first.weight_bytes + self.second.weight_bytes
-
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """Both parts, added."""
         return self.first(x) + self.second(x)
