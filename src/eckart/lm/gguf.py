@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from eckart.lm.pretrained import write_pretrained
 from eckart.nn import Progress
 from eckart.nn.files import atomic_directory, open_checkpoint, read_json
 
@@ -80,8 +81,7 @@ def _convert(file: Path, entry: Path) -> None:
         shutil.rmtree(entry)  # damaged, or this would not be running
     try:
         with atomic_directory(entry) as beside:
-            model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
+            write_pretrained(model, tokenizer, beside)
     except OSError:
         if not _is_whole(entry):  # else another process has just made the same entry
             raise

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 import eckart.lm.quantizer  # noqa: F401  (transformers learns to write compressed models)
 from eckart.compression import densify as densify_model
 from eckart.lm.load import load
-from eckart.lm.whole_models import MARK, stored_dtype
+from eckart.lm.pretrained import MARK, write_pretrained
+from eckart.lm.whole_models import stored_dtype
 from eckart.nn import Progress
 from eckart.nn.files import atomic_directory
 
@@ -35,9 +36,7 @@ def save(
         ValueError: The model is compressed and has adapters.
     """
     with atomic_directory(folder, force=force, mark=MARK) as beside:
-        model.save_pretrained(beside)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(beside)
+        write_pretrained(model, tokenizer, beside)
 
 
 def densify(
@@ -62,6 +61,4 @@ def densify(
     with atomic_directory(out, force=force, mark=MARK) as beside:  # first, so that nothing is computed in vain
         loaded = load(model, dtype=stored_dtype(model), progress=progress)
         densify_model(loaded.model)
-        loaded.model.save_pretrained(beside)
-        if loaded.tokenizer is not None:
-            loaded.tokenizer.save_pretrained(beside)
+        write_pretrained(loaded.model, loaded.tokenizer, beside)

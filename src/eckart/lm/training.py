@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from eckart.lm.data import TrainingData
 from eckart.lm.gradient_callback import PowerSGDCallback, require_several
 from eckart.lm.load import without_bars
+from eckart.lm.pretrained import MARK, write_pretrained
 from eckart.lm.run_folder import RunFolder, first_process, processes
 from eckart.lm.running import prepare
 from eckart.lm.schedule import Schedule
@@ -189,8 +190,6 @@ def _optimizer(
 
 def _write(folder: RunFolder, model: PreTrainedModel, tokenizer: Tokenizer | None, done: Trained) -> None:
     """The model and the report."""
-    with atomic_directory(folder.model, force=True, mark="config.json") as beside, without_bars():
-        model.save_pretrained(beside)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(beside)
+    with atomic_directory(folder.model, force=True, mark=MARK) as beside, without_bars():
+        write_pretrained(model, tokenizer, beside)
     write_json(folder.report, done.to_json(), force=True)

@@ -12,12 +12,12 @@ import torch
 from eckart.adapters import Extraction, Merged, extract, merge, write_pairs
 from eckart.adapters import load as load_adapter
 from eckart.lm.load import LanguageModel, load
+from eckart.lm.pretrained import MARK, write_pretrained
 from eckart.lm.resolve import checkpoint_path
 from eckart.lm.text import batches, read_text
 from eckart.nn import Patterns, Progress
 from eckart.nn.files import atomic_directory, read_json
 
-MARK = "config.json"
 CALIBRATION = 16  # sequences
 
 
@@ -130,6 +130,4 @@ def stored_dtype(model: str | os.PathLike[str]) -> torch.dtype:
 def _save(loaded: LanguageModel, dtype: torch.dtype, folder: Path) -> None:
     model: Any = loaded.model.to(dtype)  # type: ignore[arg-type]
     model.config.dtype = dtype
-    model.save_pretrained(folder)
-    if loaded.tokenizer is not None:
-        loaded.tokenizer.save_pretrained(folder)
+    write_pretrained(model, loaded.tokenizer, folder)

@@ -21,7 +21,7 @@ from eckart.lm.judging.evaluation import Evaluation
 from eckart.lm.judging.latency import COMPRESSED, DENSE, bench, dense_and
 from eckart.lm.judging.quantized_copy import quantized
 from eckart.lm.judging.speeds import Bench
-from eckart.lm.whole_models import MARK
+from eckart.lm.pretrained import MARK, write_pretrained
 from eckart.nn import Progress
 from eckart.nn.files import atomic_directory, write_json
 from eckart.nn.sizes import model_bytes
@@ -150,9 +150,7 @@ class CompressedLM:
         if self.done is None:
             raise ValueError("model: it was only planned, so there is nothing to save; compress it without dry_run")
         with atomic_directory(folder, force=force, mark=MARK) as beside:
-            self.model.save_pretrained(beside)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(beside)
+            write_pretrained(self.model, self.tokenizer, beside)
             write_json(beside / REPORT, self.to_json())
 
     def __str__(self) -> str:
