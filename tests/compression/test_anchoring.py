@@ -54,6 +54,32 @@ def test_a_chain_of_fits_to_the_prefix_loses_less_than_fits_to_dense_inputs() ->
         assert _error("aa-svd", keep) < 0.97 * _error("svd-llm", keep)
 
 
+class Experts(nn.Module):
+    """A residual block of two experts, of which the first number of a batch picks one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(24, 24), nn.Linear(24, 24)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.experts[int(x[0, 0] > 0)](x)
+
+
+def test_an_expert_that_is_idle_in_some_batches_is_fitted_stage_by_stage_too() -> None:
+    torch.manual_seed(0)
+    model, batches = nn.Sequential(), [batch.clone() for batch in _batches()]
+    for sign, batch in zip((1, 1, -1, -1), batches, strict=True):
+        batch[0, 0] = 10.0 * sign  # the residual keeps its sign through all blocks
+    model.blocks = nn.ModuleList(Experts() for _ in range(3))
+    model.forward = lambda x: model.blocks[2](model.blocks[1](model.blocks[0](x)))
+    plan = compress(model, batches, keep=0.5, method="aa-svd", dry_run=True)
+    layers = plan.layers()
+    turned = compress(model, batches[::-1], keep=0.5, method="aa-svd", dry_run=True).layers()
+    assert layers.keys() == turned.keys()
+    for name, layer in layers.items():
+        torch.testing.assert_close(layer.weight, turned[name].weight, rtol=1e-3, atol=1e-4)
+
+
 def test_layers_that_read_the_same_are_fitted_together_in_the_order_of_their_calls() -> None:
     block = Block(4, 2)
     names = ["rest.1", "first.1", "rest.0", "first.0", "absent"]
