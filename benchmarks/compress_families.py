@@ -10,7 +10,6 @@
 Every matrix but embeddings and heads. Output gradients are those of the task's own loss.
 """
 
-import copy
 from collections.abc import Callable
 from pydoc_data.topics import topics
 from typing import Any, NamedTuple
@@ -121,14 +120,14 @@ def main() -> None:
         task = make()
         dense = task.score(task.model)
         for method in METHODS:
+            plan = eckart.compress(
+                task.model, task.batches, keep=1.0, method=method, held_out=task.held_out, loss=task.loss, forward=task.forward,
+                dry_run=True,
+            )  # fmt: skip
             scores = []
             for keep in KEEPS:
-                model = copy.deepcopy(task.model)
-                eckart.compress(
-                    model, task.batches, keep=keep, method=method, held_out=task.held_out, loss=task.loss,
-                    forward=task.forward,
-                )  # fmt: skip
-                scores.append(task.score(model))
+                with plan.at(keep=keep).standing() as model:
+                    scores.append(task.score(model))
             told = " | ".join(f"{score:.3f}" for score in scores)
             print(f"| {name} | {dense:.3f} | `{method}` | {told} |", flush=True)
 

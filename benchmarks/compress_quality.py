@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 import eckart.lm as lm
 from eckart.compression import METHODS, compress
-from eckart.compression.allocations.trying import standing
 from eckart.lm.look import next_token_loss
 from eckart.lm.text import read_text, tokenize
 from eckart.nn import replace
@@ -125,9 +124,8 @@ def run(data: Path, method: str, keeps: list[float]) -> list[dict[str, Any]]:
     for keep in keeps:
         begin = time.perf_counter()
         each = plan.at(keep=keep)
-        layers = each.layers()
-        seconds = time.perf_counter() - begin
-        with standing(bench.model, layers):
+        with each.standing():
+            seconds = time.perf_counter() - begin
             told = bench.perplexities()
         results.append({"method": method, "keep": keep, "kept": round(each.kept, 4), "learning": round(learned, 1),
                         "seconds": round(learned + seconds, 1), **told})  # fmt: skip

@@ -6,7 +6,6 @@ One calibration serves every budget. At equal bytes, the metric and the allocati
 "svd" sees the weights alone, "svd-llm" what the layers read, "two-sided" what the loss says of their outputs as well.
 """
 
-import copy
 import tempfile
 from pathlib import Path
 
@@ -50,8 +49,9 @@ def main() -> None:
         plan = eckart.compress(model, batches, method=method, keep=0.3, dry_run=True, **options)
         told = []
         for keep in (0.3, 0.15, 0.08):
-            each = eckart.compress(copy.deepcopy(model), batches, method=method, keep=keep, **options)
-            told.append(f"{each.kept:.2f}: {accuracy(each.model, X[1200:], y[1200:]):.3f}")
+            smaller = plan.at(keep=keep)
+            with smaller.standing():
+                told.append(f"{smaller.kept:.2f}: {accuracy(model, X[1200:], y[1200:]):.3f}")
         print(f"{method:10} kept {', '.join(told)}")
     done = plan.at(keep=0.08).apply()  # the last plan, of "two-sided", at another budget
     folder = Path(tempfile.mkdtemp()) / "small"

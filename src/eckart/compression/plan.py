@@ -1,6 +1,7 @@
 """`Plan`: what would be compressed, how far, what it takes and what it loses, before anything is changed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from eckart.compression.allocations.choosing import chosen_sizes, given_sizes
 from eckart.compression.allocations.menus import standing_bytes
 from eckart.compression.allocations.named import ALLOCATIONS
 from eckart.compression.allocations.rules import Sizes, total_bytes
-from eckart.compression.allocations.trying import layers_of
+from eckart.compression.allocations.trying import layers_of, standing
 from eckart.compression.beside_codes import advice, beside_codes, relative_error
 from eckart.compression.compressed import Compressed, measured_errors, put
 from eckart.compression.fitting.anchoring import anchored
@@ -68,6 +69,13 @@ class Plan:
 
         Raises:
             ValueError: Neither or both are given, `keep` is out of its range, or a name or rank does not fit.
+            RuntimeError: The model is not the dense one any more.
+
+        Example:
+            >>> import eckart
+            >>> plan = eckart.compress(nn.Sequential(nn.Linear(8, 8)), keep=0.5, method="svd", dry_run=True)
+            >>> plan.at(keep=0.25).sizes, plan.at(ranks={"0": 3}).kept
+            ({'0': 1}, 0.75)
         """
         if (keep is None) == (ranks is None):
             raise ValueError("keep, ranks: give one of the two")
@@ -152,6 +160,25 @@ class Plan:
             return anchored(self.model, self.pieces, self.sizes, self.data, self.store)
         return layers_of(self.pieces, self.sizes)
 
+    @contextmanager
+    def standing(self) -> Iterator[nn.Module]:
+        """The model with the plan's layers in their places, for as long as the block lasts; then dense as before.
+
+        Raises:
+            RuntimeError: The model is not the dense one any more.
+
+        Example:
+            >>> import eckart
+            >>> model = nn.Sequential(nn.Linear(8, 8))
+            >>> with eckart.compress(model, keep=0.5, method="svd", dry_run=True).standing():
+            ...     type(model[0]).__name__
+            'FactoredLinear'
+            >>> type(model[0]).__name__
+            'Linear'
+        """
+        with standing(self.model, self.layers()):
+            yield self.model
+
     def apply(self) -> Compressed:
         """Compress the model, in place: the layers of the plan stand in the places of its matrices.
 
@@ -162,6 +189,14 @@ class Plan:
 
         Raises:
             RuntimeError: The model is not the dense one any more: a plan of it was applied before.
+
+        Example:
+            >>> import eckart
+            >>> plan = eckart.compress(nn.Sequential(nn.Linear(8, 8)), keep=0.5, method="svd", dry_run=True)
+            >>> plan.apply().model
+            Sequential(
+              (0): FactoredLinear(in_features=8, out_features=8, rank=2, bias=True)
+            )
         """
         layers = self.layers()
         errors = measured_errors(self.model, self.pieces, layers, self.data, self.held_out)

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.compression as compression
-from eckart.compression.allocations.trying import standing
 from eckart.lm.compressed.calibration import Source, calibration_data
 from eckart.lm.compressed.compressed_lm import CompressedLM, size_of
 from eckart.lm.compressed.recovery import HOW, How
@@ -186,7 +185,7 @@ def _point(plan: compression.Plan, measured: Callable[[], Evaluation | None] | N
     """What another budget would lose, and the perplexities that it would leave."""
     found: Evaluation | None = None
     if measured is not None:
-        with standing(plan.model, plan.layers()):
+        with plan.standing():
             found = measured()
     return {
         "keep": plan.keep,
