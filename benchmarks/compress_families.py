@@ -41,7 +41,7 @@ class Task(NamedTuple):
 def retrieval() -> Task:
     """The next passage of a help topic, by MiniLM."""
     model, tokenizer, _ = lm.load("minilm")
-    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in sorted(topics.items())]
+    rows = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for _, text in sorted(topics.items())]
     rows = [ids for ids in rows if len(ids) >= 2 * WORDS]
 
     def passages(start: int) -> Tensor:  # (N, WORDS + 2)
@@ -121,8 +121,8 @@ def main() -> None:
         dense = task.score(task.model)
         for method in METHODS:
             plan = eckart.compress(
-                task.model, task.batches, keep=1.0, method=method, held_out=task.held_out, loss=task.loss, forward=task.forward,
-                dry_run=True,
+                task.model, task.batches, keep=1.0, method=method, held_out=task.held_out, loss=task.loss,
+                forward=task.forward, dry_run=True,
             )  # fmt: skip
             scores = []
             for keep in KEEPS:

@@ -84,9 +84,7 @@ def test_anchored_layers_make_up_for_what_the_prefix_lost() -> None:
     lost = {}
     for method in ("aa-svd", "svd-llm"):
         plan = planned(model, [X], method=method, held_out=[X], ranks={f"{i}.{j}": 8 for i in range(4) for j in (0, 1)})
-        from eckart.compression.allocations.trying import standing
-
-        with standing(model, plan.layers()), torch.no_grad():
+        with plan.standing(), torch.no_grad():
             lost[method] = float((model(X) - expected).norm() / expected.norm())
     assert lost["aa-svd"] < lost["svd-llm"]
 
