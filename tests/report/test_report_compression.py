@@ -161,3 +161,12 @@ def test_the_whole_is_told_in_sentences(rows: list[dict[str, Any]]) -> None:
     assert told[1] == "320 kB of 400 kB, 80 k parameters of 100 k."
     assert told[2] == "Perplexity 13.70 → 16.25 (plain int8 13.72) on pydoc, 8,000 tokens."
     assert told[3:] == ["Prefill: 130 tokens per second, dense 100, int8 61, 1.30 ×.", "Note: few tokens."]
+
+
+def test_what_stays_dense_does_not_hide_that_an_error_was_not_measured() -> None:
+    rows = [row(f"model.layers.{i}.mlp.up + model.layers.{i}.mlp.down", 12) for i in range(3)]
+    rows[0] |= {"size": 24, "form": "dense", "measured_error": 0.0}
+    rows += [row(f"model.layers.{i}.q", 12, measured_error=0.25) for i in range(3)]
+    up, q = (line for line in printed(rows).splitlines() if "×" in line)
+    assert up.rstrip(" │").endswith("–")
+    assert q.rstrip(" │").endswith("0.250")

@@ -86,11 +86,14 @@ def _quality(each: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[Row], every: bool, wide: bool) -> Table:
-    """A narrow one shows one error, the measured one where there is one, and does not count what stays dense."""
+    """A narrow one shows one error, the measured one where there is one, and does not count what stays dense.
+
+    Errors are predicted in the method's metric, and measured at the outputs of single matrices.
+    """
     measured = any(row.get("measured_error") is not None for row in rows)
     hidden = "measured_error" if not measured else None if wide else "predicted_error"
     keys = [key for key in HEADS if key != hidden]
-    table = Table(title="what becomes of each matrix; relative errors in the method's metric", title_justify="left")
+    table = Table(title="what becomes of each matrix; relative errors of what is compressed", title_justify="left")
     table.add_column("matrix", no_wrap=not every, overflow="fold")
     table.add_column("form")
     for head in (*(("dense",) if wide else ()), *(HEADS[key] for key in keys)):
@@ -98,7 +101,8 @@ def _table(rows: Sequence[Row], every: bool, wide: bool) -> Table:
     for label, group in _groups(rows, every).items():
         forms = dict.fromkeys(row["form"] for row in group if row["form"] != "dense")
         dense = [str(sum(row["form"] == "dense" for row in group) or "–")] if wide else []
-        cells = (_cell(key, [row.get(key) for row in group]) for key in keys)
+        smaller = [row for row in group if row["form"] != "dense"] or group  # the errors of what stays dense are zero
+        cells = (_cell(key, [row.get(key) for row in (smaller if key.endswith("error") else group)]) for key in keys)
         table.add_row(label, ", ".join(forms) or "dense", *dense, *cells)
     return table
 
