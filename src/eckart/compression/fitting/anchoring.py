@@ -84,7 +84,6 @@ class _Both:
 
     def observe(self, index: int, twin: nn.Module, names: Sequence[str]) -> dict[str, Crossed]:
         """The moments of some layers of a block."""
-
         runs = (
             (partial(self._run, index, i, self.dense[i]), partial(self._run, index, i, self.changed[i]), padding)
             for i, padding in enumerate(self.paddings)
