@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from eckart.nn.specs import check_keys
+
 
 class CompressedLayer(nn.Module):
     """A layer that holds its matrix (m, n) in another form; a plain module, as the dense one is."""
@@ -23,7 +25,6 @@ class CompressedLayer(nn.Module):
         return sum(t.nbytes for name, t in self.state_dict().items() if name.rpartition(".")[2] != "bias")
 
     @classmethod
-    @abstractmethod
     def from_spec(
         cls,
         spec: Mapping[str, Any],
@@ -34,7 +35,27 @@ class CompressedLayer(nn.Module):
 
         Raises:
             ValueError: the spec is damaged (the key is named).
+
+        Example:
+            >>> from eckart.nn import PivotedLinear
+            >>> spec = PivotedLinear.empty(3, 4, rank=2).spec()
+            >>> PivotedLinear.from_spec({**spec, "rank": 5})
+            Traceback (most recent call last):
+            ...
+            ValueError: spec of a pivoted layer: rank is 5; give a whole number from 0 to 4
         """
+        check_keys(spec, cls.kind, cls.keys())
+        return cls.made(spec, dtype=dtype, device=device)
+
+    @classmethod
+    @abstractmethod
+    def keys(cls) -> tuple[str, ...]:
+        """What a spec holds besides the kind."""
+
+    @classmethod
+    @abstractmethod
+    def made(cls, spec: Mapping[str, Any], **place: Any) -> Self:
+        """The empty layer of a spec that holds these keys, its dtype and device as `empty` takes them."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.nn.compressed_layer import CompressedLayer
-from eckart.nn.specs import check_keys, flag, whole
+from eckart.nn.specs import flag, whole
 
 
 class CompressedLinear(CompressedLayer):
@@ -34,25 +34,15 @@ class CompressedLinear(CompressedLayer):
         """The dense matrix, formed anew at each read, for callers that only look at it."""
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Self:
-        """See `CompressedLayer`.
+    def keys(cls) -> tuple[str, ...]:
+        """See `CompressedLayer`."""
+        return ("in_features", "out_features", *cls.sizes, "bias")
 
-        Example:
-            >>> from eckart.nn import PivotedLinear
-            >>> spec = PivotedLinear.empty(3, 4, rank=2).spec()
-            >>> PivotedLinear.from_spec({**spec, "rank": 5})
-            Traceback (most recent call last):
-            ...
-            ValueError: spec of a pivoted layer: rank is 5; give a whole number from 0 to 4
-        """
-        check_keys(spec, cls.kind, ("in_features", "out_features", *cls.sizes, "bias"))
+    @classmethod
+    def made(cls, spec: Mapping[str, Any], **place: Any) -> Self:
+        """See `CompressedLayer`."""
         n, m = whole(spec, "in_features", 1), whole(spec, "out_features", 1)
-        return cls.empty(n, m, **cls.sizes_in(spec, m, n), bias=flag(spec, "bias"), dtype=dtype, device=device)
+        return cls.empty(n, m, **cls.sizes_in(spec, m, n), bias=flag(spec, "bias"), **place)
 
     @classmethod
     def sizes_in(cls, spec: Mapping[str, Any], m: int, n: int) -> dict[str, Any]:

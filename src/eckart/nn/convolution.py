@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from eckart.nn.compressed_layer import CompressedLayer
 from eckart.nn.compressed_linear import own, own_bias
-from eckart.nn.specs import check_keys, flag, whole, wrong
+from eckart.nn.specs import flag, whole, wrong
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
@@ -71,16 +71,14 @@ class CompressedConv(CompressedLayer):
         """A layer for the place of a convolution, whose numbers are yet to be loaded (`load_state_dict`)."""
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Self:
+    def keys(cls) -> tuple[str, ...]:
         """See `CompressedLayer`."""
-        check_keys(spec, cls.kind, (*_GEOMETRY, "rank", "bias"))
-        convolution = _convolution(spec)
-        return cls.empty(convolution, whole(spec, "rank"), dtype, device)
+        return (*_GEOMETRY, "rank", "bias")
+
+    @classmethod
+    def made(cls, spec: Mapping[str, Any], **place: Any) -> Self:
+        """See `CompressedLayer`."""
+        return cls.empty(_convolution(spec), whole(spec, "rank"), **place)
 
     @property
     @abstractmethod

@@ -8,7 +8,6 @@ Paper: none.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from eckart.nn.compressed_linear import CompressedLinear
@@ -16,7 +15,7 @@ from eckart.nn.factored import FactoredLinear
 from eckart.nn.pivoted import PivotedLinear
 from eckart.nn.quantized_layer import QuantizedLinear
 from eckart.nn.sparse_layer import SparseLinear
-from eckart.nn.specs import check_keys, whole, wrong
+from eckart.nn.specs import whole, wrong
 
 Part = FactoredLinear | PivotedLinear | QuantizedLinear | SparseLinear
 PARTS: dict[str, Any] = {part.kind: part for part in (FactoredLinear, PivotedLinear, QuantizedLinear, SparseLinear)}
@@ -33,6 +32,7 @@ class SumLinear(CompressedLinear):
         ValueError: the sizes differ, or the second has a bias.
 
     Example:
+        >>> import torch
         >>> ones = FactoredLinear(torch.ones(2, 1), torch.ones(1, 3))
         >>> layer = SumLinear(ones, SparseLinear.from_matrix(torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 0.0]])))
         >>> layer.weight.tolist(), layer(torch.ones(3)).tolist()
@@ -53,16 +53,8 @@ class SumLinear(CompressedLinear):
         self.first, self.second = first, second
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: Mapping[str, Any],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> "SumLinear":
-        """The empty layer that a `spec` tells of, with both its parts.
-
-        Raises:
-            ValueError: the spec is damaged (the key is named).
+    def made(cls, spec: Mapping[str, Any], **place: Any) -> "SumLinear":
+        """See `CompressedLayer`; with both its parts.
 
         Example:
             >>> parts = FactoredLinear.empty(3, 4, rank=2), QuantizedLinear.empty(3, 4, bits=4, bias=False)
@@ -70,13 +62,12 @@ class SumLinear(CompressedLinear):
             >>> SumLinear.from_spec(spec).spec() == spec
             True
         """
-        check_keys(spec, cls.kind, ("in_features", "out_features", *cls.sizes, "bias"))
         parts = []
-        for place in cls.sizes:
-            inner = spec[place]
+        for name in cls.sizes:
+            inner = spec[name]
             if not isinstance(inner, Mapping) or inner.get("kind") not in PARTS:
-                raise wrong(spec, place, f"the spec of a layer of kind {', '.join(PARTS)}")
-            parts.append(PARTS[inner["kind"]].from_spec(inner, dtype, device))
+                raise wrong(spec, name, f"the spec of a layer of kind {', '.join(PARTS)}")
+            parts.append(PARTS[inner["kind"]].from_spec(inner, **place))
         layer = cls(*parts)
         whole(spec, "in_features", layer.in_features, layer.in_features)
         whole(spec, "out_features", layer.out_features, layer.out_features)

@@ -121,7 +121,7 @@ def compress(
         )
 
     before, size = measured(), size_of(given.model)
-    codes = measured(quantized(given.model)) if int8 and before is not None else None
+    codes = measured(quantized(given.model)) if int8 else None
     if labels == "model":
         options = {"gradient_loss": SampledLoss()} | options
     options = {"gradient_batches": max(1, GRADIENTS // batch)} | options
