@@ -4,9 +4,10 @@
     python benchmarks/compress_quality.py --data wikitext-2/ --results runs.jsonl --methods svd-llm auto --keep 0.8 0.6
     python benchmarks/compress_quality.py --results runs.jsonl --table                       # print only
 
-All 210 matrices of the decoder, the tied embedding and head stay. Calibration: 64 sequences of 512 tokens, three of
-WikiText-2's validation text to one of pydoc's end; evaluation: 20,000 tokens of WikiText-2's test text (the tokenised
-file) and the first 8,000 of pydoc, in windows of 1,024. All are calibrated on four sequences at a time. "baseline" is
+All 210 matrices of the decoder, the tied embedding and head stay. Calibration: 64 sequences of 512 tokens from all
+parts of two texts, three of WikiText-2's validation text to one of pydoc, none of which shares a passage with what is
+evaluated: 20,000 tokens of WikiText-2's test text (the tokenised file) and the first 8,000 of pydoc, in windows of
+1,024. All are calibrated on four sequences at a time. "baseline" is
 SVD-LLM written down as its paper has it, apart from this library: Cholesky whitening of Σ x xᵀ with a jitter, uniform
 ranks ⌊keep·mn/(m+n)⌋, all covariances held.
 "seconds" is calibration and compression together, without evaluation; one ratio a run for the baseline and for methods
@@ -28,10 +29,9 @@ from torch import Tensor, nn
 import eckart.lm as lm
 from eckart.compression import METHODS, compress
 from eckart.lm.look import next_token_loss
-from eckart.lm.text import read_text, tokenize
 from eckart.nn import replace
 
-CONTEXT, LENGTH, SEQUENCES, BATCH, GRADIENTS = 1024, 512, 64, 4, 16
+CONTEXT, BATCH, GRADIENTS = 1024, 4, 16
 
 
 class Bench:
@@ -39,27 +39,17 @@ class Bench:
 
     def __init__(self, data: Path) -> None:
         self.model, self.tokenizer, _ = lm.load("smollm2-135m")
-        self.texts = {"wikitext-2": (read_text(data / "test.txt"), 20000), "pydoc": (read_text("pydoc"), 8000)}
-        english = tokenize(self.tokenizer, read_text(data / "valid.txt"))
-        pydoc = tokenize(self.tokenizer, self.texts["pydoc"][0])
-        quarter = SEQUENCES // 4
-        plain = [english[i * LENGTH : (i + 1) * LENGTH] for i in range(3 * quarter)]
-        technical = [pydoc[len(pydoc) - (i + 1) * LENGTH : len(pydoc) - i * LENGTH] for i in range(quarter)]
-        self.sequences = [each for i in range(quarter) for each in (*plain[3 * i : 3 * i + 3], technical[i])]
-        beyond = english[3 * quarter * LENGTH :]
-        self.held = [beyond[i * LENGTH : (i + 1) * LENGTH] for i in range(6)]
-        end = len(pydoc) - quarter * LENGTH
-        self.held += [pydoc[end - (i + 1) * LENGTH : end - i * LENGTH] for i in range(2)]
-
-    def batches(self, sequences: list[list[int]]) -> list[dict[str, Tensor]]:
-        ids = torch.tensor(sequences)
-        return [{"input_ids": each, "attention_mask": torch.ones_like(each)} for each in ids.split(BATCH)]
+        self.texts = {"wikitext-2": (data / "test.txt", 20000), "pydoc": ("pydoc", 8000)}
+        text = {data / "valid.txt": 3, "pydoc": 1}
+        self.text = lm.calibration_data(
+            self.tokenizer, text, sequences=64, length=512, held_out=8, batch=BATCH, avoid=dict(self.texts.values())
+        )
 
     def perplexities(self) -> dict[str, float]:
-        return {
-            name: round(lm.perplexity(self.model, self.tokenizer, text, context=CONTEXT, tokens=tokens).value, 3)
-            for name, (text, tokens) in self.texts.items()
-        }
+        counts = {name: count for name, (_, count) in self.texts.items()}
+        sources = {name: source for name, (source, _) in self.texts.items()}
+        found = lm.evaluate(self.model, self.tokenizer, sources, context=CONTEXT, tokens=counts)
+        return {name: round(value, 3) for name, value in found.perplexities.items()}
 
 
 def baseline(model: nn.Module, batches: list[dict[str, Tensor]], keep: float) -> None:
@@ -77,7 +67,7 @@ def baseline(model: nn.Module, batches: list[dict[str, Tensor]], keep: float) ->
     hooks = [module.register_forward_pre_hook(watch(name)) for name, module in linears.items()]
     with torch.no_grad():
         for batch in batches:
-            model(**batch, use_cache=False, logits_to_keep=1)
+            model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=1)
     for hook in hooks:
         hook.remove()
     for name, module in linears.items():
@@ -101,7 +91,7 @@ def baseline(model: nn.Module, batches: list[dict[str, Tensor]], keep: float) ->
 def run_baseline(data: Path, keep: float) -> dict[str, Any]:
     bench = Bench(data)
     begin = time.perf_counter()
-    baseline(bench.model, bench.batches(bench.sequences), keep)
+    baseline(bench.model, bench.text.batches, keep)
     seconds = time.perf_counter() - begin
     return {"method": "baseline", "keep": keep, "seconds": round(seconds, 1), **bench.perplexities()}
 
@@ -115,8 +105,8 @@ def run(data: Path, method: str, keeps: list[float]) -> list[dict[str, Any]]:
     bench = Bench(data)
     begin = time.perf_counter()
     plan = compress(
-        bench.model, bench.batches(bench.sequences), keep=1.0, method=method, loss=next_token_loss,
-        gradient_loss=lm.SampledLoss(), gradient_batches=GRADIENTS // BATCH, held_out=bench.batches(bench.held),
+        bench.model, bench.text.batches, keep=1.0, method=method, loss=next_token_loss,
+        gradient_loss=lm.SampledLoss(), gradient_batches=GRADIENTS // BATCH, held_out=bench.text.held_out,
         dry_run=True,
     )  # fmt: skip
     learned = time.perf_counter() - begin

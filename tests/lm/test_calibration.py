@@ -8,9 +8,9 @@ import torch
 from compressible import model, sentence, tokenizer
 
 from eckart.lm import SampledLoss, calibration_data
-from eckart.lm.compressed.calibration import mixed
+from eckart.lm.calibration import mixed
 from eckart.lm.compressed.sampled_loss import drawn, uniform
-from eckart.lm.judging.overlap import grams, share
+from eckart.lm.overlap import grams, share
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from compressible import model, sentence, tokenizer
 
 from eckart.lm import calibration_data, evaluate, perplexity
-from eckart.lm.judging.overlap import grams, share, touches
+from eckart.lm.overlap import grams, share, touches
 
 
 @pytest.fixture

@@ -35,6 +35,11 @@ class Method:
         unit: What is decomposed together, how it is stored, and with what remainder.
         inputs: "dense", or "anchored": each block is fitted on what the compressed blocks before it give.
         options: What the method alone knows, name → default; `compress` takes them as keywords.
+
+    Example:
+        >>> row = METHODS["asvd"]
+        >>> row.allocation, row.inputs, row.options
+        ('uniform', 'dense', {'exponent': 0.5})
     """
 
     source: str

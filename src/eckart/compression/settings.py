@@ -22,6 +22,13 @@ class Settings:
 
     Raises:
         ValueError: A number is out of its range.
+
+    Example:
+        >>> Settings(floor=0.5, multiple=8).shrink
+        0.05
+        >>> Settings(floor=50)
+        Traceback (most recent call last):
+        ValueError: floor: 50; give a number from 0 to 1
     """
 
     shrink: float = 0.05

@@ -7,8 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from eckart.lm.adapter_callback import AdapterCallback
+from eckart.lm.calibration import Calibration, calibration_data
 from eckart.lm.callback import SpectraCallback
-from eckart.lm.compressed.calibration import Calibration, calibration_data
 from eckart.lm.compressed.compressed_lm import CompressedLM
 from eckart.lm.compressed.compressing import compress
 from eckart.lm.compressed.recovery import Recovery, recover

@@ -34,6 +34,16 @@ def save(
     Raises:
         FileExistsError: The folder is there and `force` is false.
         ValueError: The model is compressed and has adapters.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+        >>> folder = tempfile.mkdtemp() + "/tiny"
+        >>> save(model, None, folder)
+        >>> type(LlamaForCausalLM.from_pretrained(folder)).__name__
+        'LlamaForCausalLM'
     """
     with atomic_directory(folder, force=force, mark=MARK) as beside:
         write_pretrained(model, tokenizer, beside)
@@ -57,6 +67,17 @@ def densify(
     Raises:
         FileExistsError: `out` holds something and `force` is false.
         ValueError: The model is dense already.
+
+    Example:
+        >>> import tempfile, eckart
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = eckart.compress(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)), method="svd", keep=0.5).model
+        >>> folder = tempfile.mkdtemp()
+        >>> save(model, None, f"{folder}/small")
+        >>> densify(f"{folder}/small", f"{folder}/dense")
+        >>> type(LlamaForCausalLM.from_pretrained(f"{folder}/dense").model.layers[0].mlp.up_proj).__name__
+        'Linear'
     """
     with atomic_directory(out, force=force, mark=MARK) as beside:  # first, so that nothing is computed in vain
         loaded = load(model, dtype=stored_dtype(model), progress=progress)

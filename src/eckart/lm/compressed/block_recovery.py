@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.lm.compressed.calibration import Calibration
+from eckart.lm.calibration import Calibration
 from eckart.lm.compressed.recovery_steps import (
     Best,
     Trained,

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 import eckart.lm.quantizer  # noqa: F401  (transformers learns to write compressed models)
 from eckart.compression import Compressed, Plan
 from eckart.compression.files.originals import is_compressed_model
-from eckart.lm.compressed.calibration import Calibration
+from eckart.lm.calibration import Calibration
 from eckart.lm.compressed.recovery import Recovery
 from eckart.lm.judging.evaluation import Evaluation
 from eckart.lm.judging.latency import COMPRESSED, DENSE, bench, dense_and

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import eckart.compression as compression
-from eckart.lm.compressed.calibration import Source, calibration_data
+from eckart.lm.calibration import Source, calibration_data
 from eckart.lm.compressed.compressed_lm import CompressedLM, size_of
 from eckart.lm.compressed.recovery import HOW, How
 from eckart.lm.compressed.recovery import recover as recovered

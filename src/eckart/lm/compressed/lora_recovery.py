@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from eckart import adapters
 from eckart.compression.allocations.trying import mean_loss
-from eckart.lm.compressed.calibration import Calibration
+from eckart.lm.calibration import Calibration
 from eckart.lm.compressed.opened_factors import opened
 from eckart.lm.compressed.recovery_steps import Best, Trained, clip, endless, rate, require_finite, require_positive
 from eckart.lm.look import next_token_loss

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from eckart.lm.compressed.calibration import LONGEST_TOKEN, Calibration, Source, first_tokens
-from eckart.lm.judging.overlap import PASSAGE, PHRASE, SAME_DOMAIN, grams, share
+from eckart.lm.calibration import LONGEST_TOKEN, Calibration, Source, first_tokens
+from eckart.lm.overlap import PASSAGE, PHRASE, SAME_DOMAIN, grams, share
 from eckart.lm.perplexity import perplexity
 from eckart.lm.text import needed, read_text
 from eckart.nn import Progress, matrices
@@ -54,6 +54,10 @@ class Evaluation:
     Args:
         texts: One entry for each.
         notes: What the reader of these numbers should know, in sentences.
+
+    Example:
+        >>> print(Evaluation((Evaluated("help", "pydoc", 8000, 1024, 15.1, domain="out"),)))
+        help: perplexity 15.10 over 8,000 tokens (out of the calibration's domain)
     """
 
     texts: tuple[Evaluated, ...]

@@ -52,6 +52,16 @@ class Bench:
         rounds: How often each model was measured.
         threads: That torch used.
         device: On which the models were.
+
+    Example:
+        >>> seconds = {"dense": [(2.0, 4.0)], "small": [(1.0, 4.0)]}  # prefill and decode, of one round
+        >>> speeds = tuple(speeds_of(dict.fromkeys(seconds, nn.Linear(2, 2)), seconds, (100, 10)))
+        >>> print(Bench(speeds, prompt=100, new=10, batch=1, rounds=1, threads=2, device="cpu"))
+        prompt 100, 10 new tokens, batch 1, 1 rounds, 2 threads, cpu
+        prefill  dense       50.0 tokens/s (50.0 to 50.0)  1.00 ×
+        prefill  small      100.0 tokens/s (100.0 to 100.0)  2.00 ×
+        decode   dense        2.5 tokens/s (2.5 to 2.5)  1.00 ×
+        decode   small        2.5 tokens/s (2.5 to 2.5)  1.00 ×
     """
 
     speeds: tuple[Speed, ...]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from eckart.lm.judging.overlap import PASSAGE, grams, touches
+from eckart.lm.overlap import PASSAGE, grams, touches
 from eckart.lm.packing import UNCOUNTED
 from eckart.lm.text import batches, needed, read_text, tokenize
 
