@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from eckart.adapters import adapt, disabled
 from eckart.adapters.layers.place import adapters, places
 from eckart.nn import left_out
-from eckart.nn.quantised import dequantized, is_quantised, quantised_matrices
+from eckart.nn.foreign_quantized import dequantized, is_quantized, quantized_matrices
 
 
 def net() -> nn.Sequential:
@@ -81,12 +81,12 @@ def test_the_dequantised_weight_is_the_one_that_the_layer_multiplies_with(kind: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantised_layers_are_found_under_their_names(kind: str) -> None:
     model = KINDS[kind]()
-    assert {name: matrix.shape for name, matrix in quantised_matrices(model).items()} == {
+    assert {name: matrix.shape for name, matrix in quantized_matrices(model).items()} == {
         "0": (32, 64),
         "2": (64, 32),
         "4": (16, 64),
     }
-    assert quantised_matrices(net()) == {}
+    assert quantized_matrices(net()) == {}
     if "bitsandbytes" in kind:
         assert all("dequantise it first" in reason for reason in left_out(model).values())
 
@@ -141,7 +141,7 @@ def test_a_weight_that_is_written_makes_the_layer_dense(kind: str) -> None:
     for place in places(model).values():
         with torch.no_grad():
             place.write(place.changed_weight().float())
-        assert not is_quantised(place.base)
+        assert not is_quantized(place.base)
     with disabled(model):
         torch.testing.assert_close(model(x()), expected, rtol=0.05, atol=0.05)
 
@@ -159,6 +159,6 @@ def test_a_second_adapter_finds_the_quantised_layers_under_their_names(kind: str
 
 
 def test_a_plain_layer_is_not_quantised_and_an_unknown_one_is_refused() -> None:
-    assert not any(is_quantised(module) for module in net().modules())
+    assert not any(is_quantized(module) for module in net().modules())
     with pytest.raises(TypeError, match="LayerNorm is not quantised"):
         dequantized(nn.LayerNorm(4))

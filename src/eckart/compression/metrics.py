@@ -44,7 +44,7 @@ def _fisher_rows(seen: Observation, settings: Settings) -> Pair:
 
 def _activation_scale(seen: Observation, settings: Settings) -> Pair:
     norms = seen.input_norms
-    exponent = 2 * settings.options.get("exponent", 0.5)
+    exponent = 2 * settings.options["exponent"]
     return None if norms is None else torch.diag_embed(norms**exponent), None
 
 

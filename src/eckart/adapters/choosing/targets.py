@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from eckart.adapters.layers.place import Place, places
 from eckart.adapters.layers.saved_modules import saved_modules
 from eckart.nn import Matrix, Patterns, locate, select
+from eckart.nn.foreign_quantized import quantized_matrices
 from eckart.nn.heads import head_names
 from eckart.nn.matrices import _all_matrices
-from eckart.nn.quantised import quantised_matrices
 from eckart.nn.weights import layouts
 
 USUAL = ("linear", "conv1d", "conv", "attention")  # adapted unless the caller names targets
@@ -121,7 +121,7 @@ def matrices_before(model: nn.Module) -> list[Matrix]:
     whole = {id(part) for saved in saved_modules(model).values() for part in saved.modules()}
     held = places(model)
     order = {id(module): position for position, module in enumerate(model.modules())}
-    quantised = quantised_matrices(model)
+    quantised = quantized_matrices(model)
     found = [matrix for matrix in _all_matrices(model) if matrix.name not in quantised]
     found = [matrix for matrix in (*found, *quantised.values()) if id(matrix.module) not in whole]
     found.sort(key=lambda matrix: order[id(matrix.module)])

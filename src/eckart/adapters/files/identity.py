@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from eckart.adapters.layers.place import places
 from eckart.nn import Matrix
+from eckart.nn.foreign_quantized import is_quantized
 from eckart.nn.patterns import closest
-from eckart.nn.quantised import is_quantised
 
 LOOKED_AT = 8  # matrices
 SIDE = 256
@@ -97,7 +97,7 @@ def _few(names: list[str]) -> list[str]:
 
 def _fingerprint(model: nn.Module, matrix: Matrix) -> dict[str, Any]:
     unseen: dict[str, Any] = {"dtype": None, "norm": None, "turn": None}  # quantised or sharded: no plain values
-    if is_quantised(matrix.module):
+    if is_quantized(matrix.module):
         return unseen
     W = frozen_weight(model, matrix)
     if W.is_meta or not W.is_floating_point() or type(W) not in (Tensor, nn.Parameter):

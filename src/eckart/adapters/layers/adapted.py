@@ -21,8 +21,8 @@ from eckart.adapters.layers.place import Place
 from eckart.adapters.layers.siblings import Siblings
 from eckart.nn import Matrix, is_compressed, replace
 from eckart.nn.compressed_linear import to_linear
+from eckart.nn.foreign_quantized import dequantized, is_quantized
 from eckart.nn.products import along_outputs, pair_product, product, scale_rows
-from eckart.nn.quantised import dequantized, is_quantised
 
 
 class AdaptedLayer(Place):
@@ -58,7 +58,7 @@ class AdaptedLayer(Place):
             base: Any = self.__dict__.get("_modules", {}).get("base")
             if base is None:  # half made, as while it is copied
                 raise
-        if name == "weight" and self.active and not is_quantised(base):
+        if name == "weight" and self.active and not is_quantized(base):
             return self.as_stored(self.changed_weight())
         if name == "bias" and self.active and self.kind != "embedding":
             return self._bias(self.live())
@@ -70,7 +70,7 @@ class AdaptedLayer(Place):
         return bool(self.active)
 
     def weight_matrix(self) -> Tensor:  # (m, n), or (stack, m, n)
-        return dequantized(self.base) if is_quantised(self.base) else self.as_matrix(self.base.weight.detach())
+        return dequantized(self.base) if is_quantized(self.base) else self.as_matrix(self.base.weight.detach())
 
     def as_stored(self, W: Tensor) -> Tensor:
         W = W.mT if self.transposed else W
@@ -81,7 +81,7 @@ class AdaptedLayer(Place):
 
         A quantised or compressed layer becomes a dense one.
         """
-        if is_quantised(self.base):
+        if is_quantized(self.base):
             self.base = to_linear(W, self.base.bias)
             return
         old = self.base.weight
@@ -121,7 +121,7 @@ class AdaptedLayer(Place):
         """The row factor of the one adapter that may have a magnitude."""
         for adapter in live:
             if adapter.magnitude is not None:
-                source = None if is_quantised(self.base) else self.base._parameters.get("weight")
+                source = None if is_quantized(self.base) else self.base._parameters.get("weight")
                 return row_factor(adapter, self.weight_matrix(), source)
         return None
 

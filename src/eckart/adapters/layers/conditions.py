@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.nn.quantised import is_quantised
+from eckart.nn.foreign_quantized import is_quantized
 
 PLAIN = (Tensor, nn.Parameter)  # neither sharded nor otherwise special
 _CONV1D = "transformers.pytorch_utils.Conv1D.forward"
@@ -33,7 +33,7 @@ def in_backward() -> bool:
 def why_alone(layer: nn.Module) -> str:
     """Why a linear layer is not fused with its siblings; empty where it is."""
     W = layer._parameters.get("weight")
-    if is_quantised(layer):
+    if is_quantized(layer):
         return f"its weight is quantised ({type(W).__name__})"
     if W is None:
         return "its weight is computed at each use"

@@ -54,10 +54,10 @@ def basis_sharing(model: nn.Module, found: Sequence[Matrix], settings: Settings,
     Raises:
         ValueError: `neighbours` is no whole number of at least 1.
     """
-    neighbours = settings.options.get("neighbours", 2)
+    neighbours = settings.options["neighbours"]
     if type(neighbours) is not int or neighbours < 1:
         raise ValueError(f"neighbours: {neighbours!r}; give a whole number of layers, at least 1")
-    siblings = bool(settings.options.get("siblings", False))
+    siblings = bool(settings.options["siblings"])
     families: dict[Any, dict[int | None, list[Matrix]]] = {}
     roles = settings.roles or find_roles(model)
     for matrix in found:

@@ -1,4 +1,4 @@
-"""Linear layers whose weight is kept in few bits, told by what they have, not by who made them: nothing is imported.
+"""Linear layers of other libraries whose weight is kept in few bits, told by what they have: nothing is imported.
 
 | told by | stored as | made by |
 |---|---|---|
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from eckart.nn.matrices import Matrix
 
 
-class QuantisedMatrix(Matrix):
+class QuantizedMatrix(Matrix):
     """A quantised layer's matrix: `weight` gives its values in floating point, a new tensor at each call."""
 
     @property
@@ -28,11 +28,11 @@ class QuantisedMatrix(Matrix):
         return dequantized(self.module)
 
 
-def is_quantised(module: nn.Module) -> bool:
+def is_quantized(module: nn.Module) -> bool:
     """Whether the module is a linear layer with a quantised weight that `dequantized` can read.
 
     Example:
-        >>> is_quantised(nn.Linear(4, 4))
+        >>> is_quantized(nn.Linear(4, 4))
         False
     """
     W = module._parameters.get("weight")
@@ -47,7 +47,7 @@ def dequantized(module: nn.Module) -> Tensor:  # (m, n)
     """The weight of a quantised linear layer in floating point, as the layer multiplies with it.
 
     Args:
-        module: A layer of which `is_quantised` is true.
+        module: A layer of which `is_quantized` is true.
 
     Returns:
         (out, in), detached, in a new tensor.
@@ -61,7 +61,7 @@ def dequantized(module: nn.Module) -> Tensor:  # (m, n)
         TypeError: module: Linear is not quantised in a way that is known; read its weight itself
     """
     W: Any = module._parameters.get("weight")
-    if W is None or not is_quantised(module):
+    if W is None or not is_quantized(module):
         raise TypeError(
             f"module: {type(module).__name__} is not quantised in a way that is known; read its weight itself"
         )
@@ -74,17 +74,17 @@ def dequantized(module: nn.Module) -> Tensor:  # (m, n)
     return W.dequantize().detach()
 
 
-def quantised_matrices(model: nn.Module) -> dict[str, Matrix]:
+def quantized_matrices(model: nn.Module) -> dict[str, Matrix]:
     """The matrices of the quantised linear layers of a model, by name.
 
     Example:
-        >>> quantised_matrices(nn.Sequential(nn.Linear(4, 4)))
+        >>> quantized_matrices(nn.Sequential(nn.Linear(4, 4)))
         {}
     """
     return {
-        path: QuantisedMatrix(path, module, "weight", "linear", _sizes(module))
+        path: QuantizedMatrix(path, module, "weight", "linear", _sizes(module))
         for path, module in model.named_modules()
-        if is_quantised(module)
+        if is_quantized(module)
     }
 
 
