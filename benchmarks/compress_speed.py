@@ -1,4 +1,4 @@
-"""Tokens per second of a compressed SmolLM2-135M beside dense, at prefill and decode, taking turns.
+"""Tokens per second of a compressed SmolLM2-135M beside dense and plain int8, at prefill and decode, taking turns.
 
     python benchmarks/compress_speed.py                  # keep 0.6 by `auto`
     python benchmarks/compress_speed.py --keep 0.8 --method two-sided
@@ -25,8 +25,7 @@ def main() -> None:
         gradient_batches=8,
     )  # fmt: skip
     print(small.plan.title("compressed"))
-    models = {"dense": "smollm2-135m", f"{given.method} {given.keep}": small.model}
-    print(lm.bench(models, prompt=given.prompt, new=given.new, rounds=given.rounds))
+    print(small.measure_speed(int8=True, prompt=given.prompt, new=given.new, rounds=given.rounds))
 
 
 if __name__ == "__main__":
