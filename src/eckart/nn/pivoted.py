@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eckart.linalg.pivoting import pivot_factors
-from eckart.nn.compressed_linear import CompressedLinear, dense_of, own, own_bias
+from eckart.nn.compressed_linear import CompressedLinear, dense_of, own, own_bias, picked
 from eckart.nn.factored import best_product
 from eckart.nn.specs import whole
 
@@ -117,7 +117,7 @@ class PivotedLinear(CompressedLinear):
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """Two products, first with C, then with P, and a gather that puts the outputs in order."""
         z = F.linear(x, self.C)
-        y = torch.cat((z, F.linear(z, self.P)), -1).index_select(-1, self.order)
+        y = picked(torch.cat((z, F.linear(z, self.P)), -1), self.order)
         return y if self.bias is None else y + self.bias
 
 

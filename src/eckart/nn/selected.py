@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eckart.nn.compressed_linear import CompressedLinear, own, own_bias
+from eckart.nn.compressed_linear import CompressedLinear, own, own_bias, picked
 from eckart.nn.specs import whole
 
 
@@ -133,10 +133,10 @@ class SelectedLinear(CompressedLinear):
     def forward(self, x: Tensor) -> Tensor:  # (..., n) -> (..., m)
         """A gather of the inputs, one product, and a gather that puts the outputs in their places."""
         if self.columns is not None:
-            x = x.index_select(-1, self.columns)
+            x = picked(x, self.columns)
         if self.order is None:
             return F.linear(x, self.core, self.bias)
-        y = F.pad(F.linear(x, self.core), (0, 1)).index_select(-1, self.order)
+        y = picked(F.pad(F.linear(x, self.core), (0, 1)), self.order)
         return y if self.bias is None else y + self.bias
 
 

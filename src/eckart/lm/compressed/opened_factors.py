@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.nn import FactoredLinear, PivotedLinear, replace
+from eckart.nn.compressed_linear import picked
 from eckart.nn.summed import SumLinear
 
 FACTORS = {FactoredLinear: ("A", "B"), PivotedLinear: ("C", "P")}
@@ -40,7 +41,7 @@ class _Opened(nn.Module):
         z = self.inner(x)
         y = self.outer(z)
         if self.order is not None:
-            y = torch.cat((z, y), -1).index_select(-1, self.order)
+            y = picked(torch.cat((z, y), -1), self.order)
         y = y if self.bias is None else y + self.bias
         return y if self.rest is None else y + self.rest(x)
 
