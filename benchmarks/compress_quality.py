@@ -130,7 +130,10 @@ def table(path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     print("| keep | method | WikiText-2 | pydoc | seconds |\n|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: (-row["keep"], row["wikitext-2"])):
-        print(f"| {row['keep']} | {row['method']} | {row['wikitext-2']:.1f} | {row['pydoc']:.1f} | {row['seconds']} |")
+        english, pydoc = (
+            f"{value:.1f}" if value < 1e4 else f"{value:.0e}" for value in (row["wikitext-2"], row["pydoc"])
+        )
+        print(f"| {row['keep']} | {row['method']} | {english} | {pydoc} | {row['seconds']} |")
 
 
 def main() -> None:
