@@ -7,9 +7,8 @@
 All 210 matrices of the decoder, the tied embedding and head stay. Calibration: 64 sequences of 512 tokens from all
 parts of two texts, three of WikiText-2's validation text to one of pydoc, none of which shares a passage with what is
 evaluated: 20,000 tokens of WikiText-2's test text (the tokenised file) and the first 8,000 of pydoc, in windows of
-1,024. All are calibrated on four sequences at a time. "baseline" is
-SVD-LLM written down as its paper has it, apart from this library: Cholesky whitening of Σ x xᵀ with a jitter, uniform
-ranks ⌊keep·mn/(m+n)⌋, all covariances held.
+1,024. All are calibrated on four sequences at a time. "baseline" is SVD-LLM written down as its paper has it, apart
+from this library: Cholesky whitening of Σ x xᵀ with a jitter, uniform ranks ⌊keep·mn/(m+n)⌋, all covariances held.
 "seconds" is calibration and compression together, without evaluation; one ratio a run for the baseline and for methods
 with anchored inputs, all the ratios of `--keep` in one run for the others.
 
@@ -31,7 +30,8 @@ from eckart.compression import METHODS, compress
 from eckart.lm.look import next_token_loss
 from eckart.nn import replace
 
-CONTEXT, BATCH, GRADIENTS = 1024, 4, 16
+TOKENS = {"wikitext-2": 20000, "pydoc": 8000}  # that are evaluated
+BATCH, GRADIENTS = 4, 16  # sequences: at a time, and for output gradients
 
 
 class Bench:
@@ -39,16 +39,14 @@ class Bench:
 
     def __init__(self, data: Path) -> None:
         self.model, self.tokenizer, _ = lm.load("smollm2-135m")
-        self.texts = {"wikitext-2": (data / "test.txt", 20000), "pydoc": ("pydoc", 8000)}
-        text = {data / "valid.txt": 3, "pydoc": 1}
+        self.texts = {"wikitext-2": data / "test.txt", "pydoc": "pydoc"}
         self.text = lm.calibration_data(
-            self.tokenizer, text, sequences=64, length=512, held_out=8, batch=BATCH, avoid=dict(self.texts.values())
-        )
+            self.tokenizer, {data / "valid.txt": 3, "pydoc": 1}, sequences=64, length=512, held_out=8, batch=BATCH,
+            avoid={self.texts[name]: count for name, count in TOKENS.items()},
+        )  # fmt: skip
 
     def perplexities(self) -> dict[str, float]:
-        counts = {name: count for name, (_, count) in self.texts.items()}
-        sources = {name: source for name, (source, _) in self.texts.items()}
-        found = lm.evaluate(self.model, self.tokenizer, sources, context=CONTEXT, tokens=counts)
+        found = lm.evaluate(self.model, self.tokenizer, self.texts, context=1024, tokens=TOKENS)
         return {name: round(value, 3) for name, value in found.perplexities.items()}
 
 
